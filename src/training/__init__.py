@@ -1,0 +1,1 @@
+"""Learning: data module, model, metrics and the ``python -m training`` command line."""

@@ -1,0 +1,125 @@
+"""Every exception this project raises on purpose.
+
+Each message says what was found, where, and what to do next.
+
+::
+
+    AegirError
+    ├── ConfigError                 a setting is missing, unknown or contradicts another
+    │   └── UnknownNameError        a name is not in a registry; the message lists what is
+    ├── LabelError                  labels cannot be read or used
+    │   ├── CatalogNotFoundError    no DuckLake catalogue at the given place
+    │   ├── CatalogEmptyError       the catalogue, or the label table in it, holds nothing
+    │   ├── LabelTableError         a label table lacks a mapped table or column
+    │   └── LabelsOutsideImageryError   no label touches any scene
+    ├── GeometryError               NaN, empty or otherwise unusable geometry
+    ├── CRSError                    a CRS is missing or unknown
+    ├── ImageryError                pixels cannot be read or used
+    │   ├── NoImageryError          no scene covers the requested grid
+    │   ├── RasterReadError         a raster is missing, corrupt or truncated
+    │   ├── BandError               a raster lacks a needed band
+    │   └── NodataError             a chip holds too few valid pixels
+    ├── MaskError                   a mask backend broke its contract
+    ├── SplitError                  a split rule cannot be met
+    │   └── SplitLeakError          chips of different splits overlap or stand too close
+    └── StoreError                  the LanceDB store refused
+        ├── TableNotFoundError      the table, or the version of it, does not exist
+        ├── SchemaError             data does not fit the table's schema
+        └── StoreNotWritableError   the store's place cannot be written
+"""
+
+
+class AegirError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ConfigError(AegirError):
+    """A setting is missing, unknown or contradicts another."""
+
+
+class UnknownNameError(ConfigError):
+    """A name is not in a registry.
+
+    The message lists the names that are.
+    """
+
+    def __init__(self, kind: str, name: str, known: list[str]) -> None:
+        """Build the message for an unknown ``name`` of a ``kind`` of thing."""
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(self.known) or '(none)'}")
+
+
+class LabelError(AegirError):
+    """Labels cannot be read or used."""
+
+
+class CatalogNotFoundError(LabelError):
+    """There is no DuckLake catalogue at the given place."""
+
+
+class CatalogEmptyError(LabelError):
+    """The catalogue, or the label table in it, holds nothing."""
+
+
+class LabelTableError(LabelError):
+    """The lake lacks a mapped table or column."""
+
+
+class LabelsOutsideImageryError(LabelError):
+    """No label touches any scene."""
+
+
+class GeometryError(AegirError):
+    """A geometry is NaN, empty or otherwise unusable."""
+
+
+class CRSError(AegirError):
+    """A CRS is missing or unknown."""
+
+
+class ImageryError(AegirError):
+    """Pixels cannot be read or used."""
+
+
+class NoImageryError(ImageryError):
+    """No scene covers the requested grid."""
+
+
+class RasterReadError(ImageryError):
+    """A raster is missing, corrupt or truncated."""
+
+
+class BandError(ImageryError):
+    """A raster lacks a needed band."""
+
+
+class NodataError(ImageryError):
+    """A chip holds too few valid pixels."""
+
+
+class MaskError(AegirError):
+    """A mask backend broke its contract."""
+
+
+class SplitError(AegirError):
+    """A split rule cannot be met."""
+
+
+class SplitLeakError(SplitError):
+    """Chips of different splits overlap or stand closer than the guard distance."""
+
+
+class StoreError(AegirError):
+    """The LanceDB store refused."""
+
+
+class TableNotFoundError(StoreError):
+    """The table, or the version of it, does not exist."""
+
+
+class SchemaError(StoreError):
+    """Data does not fit the table's schema."""
+
+
+class StoreNotWritableError(StoreError):
+    """The store's place cannot be written."""
