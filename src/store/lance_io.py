@@ -1,0 +1,211 @@
+"""Lance tables: open, scan and the one write door (cast, validate, ``merge_insert`` on the primary key)."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store.schemas import primary_key, profile_of, schema_for
+from utils.errors import SchemaError, StoreNotWritableError, TableNotFoundError
+from utils.types import ChipProfile
+
+STORAGE_VERSION = "2.2"
+DEFAULT_STORE = "data/lancedb"
+_INDEXED = {"training_data": ("uuid", "s2_cell"), "masks": ("mask_id", "uuid"), "prompts": ("prompt_id", "uuid")}
+_SCAN = {"batch_size": 256, "batch_readahead": 2, "io_buffer_size": 64 << 20}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteReceipt:
+    """What one write did."""
+
+    table: str
+    """Table name."""
+    version: int
+    """Table version that holds the rows."""
+    inserted: int
+    """Rows that were new."""
+    updated: int
+    """Rows that replaced one with the same key."""
+
+
+def table_uri(uri: str | Path, name: str) -> str:
+    """Place of table ``name`` in the store at ``uri``."""
+    return f"{str(uri).rstrip('/')}/{name}.lance"
+
+
+def table_exists(uri: str | Path, name: str) -> bool:
+    """Whether the store holds a committed version of the table."""
+    try:
+        open_table(uri, name)
+    except TableNotFoundError:
+        return False
+    return True
+
+
+def open_table(uri: str | Path, name: str, version: int | str | None = None) -> lance.LanceDataset:
+    """Table ``name`` at its newest version, or pinned to a version number or tag.
+
+    Raises:
+        TableNotFoundError: the store, the table or the version does not exist.
+    """
+    place = table_uri(uri, name)
+    try:
+        return lance.dataset(place, version=version)
+    except (ValueError, OSError) as error:
+        what = f"version {version!r} of table {name!r}" if version is not None else f"table {name!r}"
+        raise TableNotFoundError(
+            f"no {what} in the store {uri}; `python -m store tables --store {uri}` lists what it holds"
+        ) from error
+
+
+def table_names(uri: str | Path) -> list[str]:
+    """Names of the tables in the store, sorted; empty when the store does not exist."""
+    if "://" not in str(uri) and not Path(uri).is_dir():
+        return []
+    import lancedb  # noqa: PLC0415 - slow to import, needed for listing alone
+
+    listed = lancedb.connect(str(uri)).list_tables()
+    return sorted(str(name) for name in getattr(listed, "tables", listed))
+
+
+def scan(
+    uri: str | Path, name: str, columns: Sequence[str], where: str | None = None, version: int | str | None = None
+) -> pa.Table:
+    """Some columns of the rows that satisfy ``where`` (Lance SQL); empty with the right schema for a missing table."""
+    try:
+        dataset = open_table(uri, name, version)
+    except TableNotFoundError:
+        if version is not None:
+            raise
+        schema = schema_for(name)
+        return pa.schema([schema.field(column) for column in columns]).empty_table()
+    return dataset.scanner(columns=list(columns), filter=where, **_SCAN).to_table()
+
+
+def conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``data`` cast to ``schema``: same columns in the schema's order, exact types, no forbidden null, unique keys.
+
+    Raises:
+        SchemaError: columns are missing or unknown, a value does not fit, a null stands where none may, or keys repeat.
+    """
+    missing = [name for name in schema.names if name not in data.column_names]
+    unknown = [name for name in data.column_names if name not in schema.names]
+    table = (schema.metadata or {}).get(b"table", b"table").decode()
+    if missing or unknown:
+        raise SchemaError(f"{table}: missing columns {missing}, unknown columns {unknown}")
+    ordered = data.select(schema.names)
+    for field in schema:
+        if not field.nullable and ordered[field.name].null_count:
+            raise SchemaError(f"{table}.{field.name} holds {ordered[field.name].null_count} nulls and may hold none")
+    try:
+        result = ordered.cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise SchemaError(f"{table}: a column does not fit its type: {error}") from error
+    key = primary_key(schema)
+    if pc.count_distinct(result[key]).as_py() != len(result):
+        raise SchemaError(f"{table}: {key} repeats among the {len(result)} rows of one write")
+    _check_mask_sizes(result, schema, table)
+    return result
+
+
+def _check_mask_sizes(data: pa.Table, schema: pa.Schema, table: str) -> None:
+    if b"profile" not in (schema.metadata or {}):
+        return
+    profile = profile_of(schema)
+    sizes = {
+        "generated_mask": profile.height * profile.width,
+        "mask": profile.height * profile.width,
+        "msi_mask": profile.msi_height * profile.msi_width,
+    }
+    for name in sizes.keys() & set(data.column_names):
+        lengths = pc.unique(pc.binary_length(data[name])).drop_null().to_pylist()
+        if any(length != sizes[name] for length in lengths):
+            raise SchemaError(f"{table}.{name}: masks have {lengths} bytes, the profile wants {sizes[name]}")
+
+
+def write(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | None = None) -> WriteReceipt:
+    """Upsert ``data`` into table ``name`` by primary key, creating store and table on first use.
+
+    Racing writers of the same keys leave one row per key; a lost race is retried with back-off.
+
+    Raises:
+        SchemaError: ``data`` does not fit the table's schema, or the table on disk has another one.
+        StoreNotWritableError: the place cannot be written.
+    """
+    schema = schema_for(name, profile)
+    rows = conform(data, schema)
+    dataset = _open_or_create(uri, name, schema)
+    if not dataset.schema.equals(schema):
+        raise SchemaError(
+            f"table {name!r} in {uri} has another schema or chip profile than this write; give it another store"
+        )
+    if not len(rows):
+        return WriteReceipt(table=name, version=dataset.version, inserted=0, updated=0)
+    merge = dataset.merge_insert(primary_key(schema)).when_matched_update_all().when_not_matched_insert_all()
+    try:
+        stats: dict[str, Any] = merge.conflict_retries(20).execute(rows)
+    except OSError as error:
+        raise _not_writable(uri, error) from error
+    return WriteReceipt(
+        table=name,
+        version=dataset.version,
+        inserted=int(stats["num_inserted_rows"]),
+        updated=int(stats["num_updated_rows"]),
+    )
+
+
+def refresh_indexes(uri: str | Path, name: str) -> None:
+    """Bring the table's BTREE indexes up to its rows, making those that are missing."""
+    dataset = open_table(uri, name)
+    present = {column for index in dataset.describe_indices() for column in index.field_names}
+    for column in _INDEXED.get(name, ()):
+        if column not in present and dataset.count_rows():
+            dataset.create_scalar_index(column, "BTREE")
+    dataset.optimize.optimize_indices()
+
+
+def check_writable(uri: str | Path) -> None:
+    """Refuse a local store that cannot be written, before any work starts.
+
+    Raises:
+        StoreNotWritableError: the folder, or the nearest existing one above it, is no folder or is read-only.
+    """
+    if "://" in str(uri):
+        return
+    place = Path(uri).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise _not_writable(uri, NotADirectoryError(place) if not place.is_dir() else PermissionError(place))
+
+
+def _open_or_create(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDataset:
+    try:
+        return open_table(uri, name)
+    except TableNotFoundError:
+        check_writable(uri)
+    try:
+        return lance.write_dataset(
+            schema.empty_table(),
+            table_uri(uri, name),
+            mode="create",
+            data_storage_version=STORAGE_VERSION,
+            enable_stable_row_ids=True,
+        )
+    except OSError as error:
+        # another writer made it first
+        if table_exists(uri, name):
+            return open_table(uri, name)
+        raise _not_writable(uri, error) from error
+
+
+def _not_writable(uri: str | Path, error: OSError) -> StoreNotWritableError:
+    return StoreNotWritableError(
+        f"the store {uri} cannot be written ({type(error).__name__}: {error}); check the path, its permissions and free space"
+    )
