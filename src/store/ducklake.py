@@ -39,7 +39,8 @@ def connect(
     path = Path(catalog)
     if not create and not path.is_file():
         raise CatalogNotFoundError(
-            f"no DuckLake catalogue at {path}; make the sample with `python -m dataflows sample`, or point `catalog` at yours"
+            f"no DuckLake catalogue at {path}; make the sample with `python -m dataflows sample`, "
+            "or point `catalog` at yours"
         )
     connection = duckdb.connect()
     for extension in ("ducklake", "spatial"):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import lance
 import pyarrow as pa
@@ -14,10 +14,9 @@ from store.schemas import primary_key, profile_of, schema_for
 from utils.errors import SchemaError, StoreNotWritableError, TableNotFoundError
 from utils.types import ChipProfile
 
-STORAGE_VERSION = "2.2"
+STORAGE_VERSION: Final = "2.2"
 DEFAULT_STORE = "data/lancedb"
 _INDEXED = {"training_data": ("uuid", "s2_cell"), "masks": ("mask_id", "uuid"), "prompts": ("prompt_id", "uuid")}
-_SCAN = {"batch_size": 256, "batch_readahead": 2, "io_buffer_size": 64 << 20}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,9 @@ def scan(
             raise
         schema = schema_for(name)
         return pa.schema([schema.field(column) for column in columns]).empty_table()
-    return dataset.scanner(columns=list(columns), filter=where, **_SCAN).to_table()
+    return dataset.scanner(
+        columns=list(columns), filter=where, batch_size=256, batch_readahead=2, io_buffer_size=64 << 20
+    ).to_table()
 
 
 def conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -207,5 +208,6 @@ def _open_or_create(uri: str | Path, name: str, schema: pa.Schema) -> lance.Lanc
 
 def _not_writable(uri: str | Path, error: OSError) -> StoreNotWritableError:
     return StoreNotWritableError(
-        f"the store {uri} cannot be written ({type(error).__name__}: {error}); check the path, its permissions and free space"
+        f"the store {uri} cannot be written ({type(error).__name__}: {error}); "
+        "check the path, its permissions and free space"
     )

@@ -159,6 +159,7 @@ def training_data(profile: ChipProfile | None = None) -> pa.Schema:
         _column("split", pa.string(), "train, val, test, or guard (too near another split to be used)."),
         _column("partition", pa.uint64(), "S2 cell of the unit of work that wrote the row."),
         _column("chip_role", pa.string(), "labelled, background_near or background_far."),
+        _column("prompt_set", pa.string(), "Hash of the prompts on the chip; the row is made again when it changes."),
         _column("n_prompts", pa.int32(), "Prompts on the chip."),
         _column("n_accepted", pa.int32(), "Prompts whose mask was accepted."),
         _column("n_review", pa.int32(), "Prompts whose mask awaits review (255 in the mask)."),

@@ -199,8 +199,15 @@ class ImagerySource(Protocol):
         """Catalogue of what can be read, schema ``store.schemas.SCENES``, without opening pixels."""
         ...
 
+    def unreadable(self) -> dict[str, str]:
+        """Place → reason for everything that looks like imagery and cannot be catalogued."""
+        ...
+
     def read(self, grid: ChipGrid, bands: Sequence[str], *, scene_ids: Sequence[str] | None = None) -> RasterChip:
-        """Pixels on ``grid`` from every scene (or the named ones) that covers it, first scene on top.
+        """Pixels on ``grid`` from every scene that touches it.
+
+        The first scene is on top: the newest, or the first of ``scene_ids``.
+        Sentinel-2 digital numbers come as reflectance × 10000 with the baseline offset removed.
 
         Raises:
             NoImageryError: no scene covers the grid.

@@ -1,0 +1,224 @@
+"""Where a row came from: recipes (code + settings per stage), run records, and the chain ``explain`` prints."""
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+
+from store import lance_io
+from store.schemas import RUNS, SCHEMA_VERSION, TABLES
+from utils.errors import AegirError, ConfigError
+
+OURS = ("utils", "store", "training", "dataflows")
+_NO_ALGORITHM = {"store.schemas", "store.lance_io", "store.lineage", "utils.errors", "utils.types", *OURS}
+_PACKAGES = (
+    "apache-hamilton", "duckdb", "h3", "lancedb", "numpy", "opencv-python-headless", "pyarrow", "pylance", "pyproj",
+    "rasterio", "s2cell", "shapely",
+)  # fmt: skip
+
+
+def digest(value: object) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of ``value`` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def module_code(module: str) -> str:
+    """Hash of a module's syntax tree: comments, docstrings and layout do not count, helpers and constants do.
+
+    Raises:
+        ConfigError: there is no such module.
+    """
+    tree = ast.parse(_source(module))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [statement for statement in body if not _is_text(statement)] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+@cache
+def stage_code(modules: tuple[str, ...]) -> dict[str, str]:
+    """Module → code hash for ``modules`` and every module of ours that they import, however far down.
+
+    Modules without algorithms (schemas, the write door, errors, type declarations) are left out;
+    ``SCHEMA_VERSION`` stands for them.
+    """
+    found: dict[str, str] = {}
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in found or module in _NO_ALGORITHM:
+            continue
+        found[module] = module_code(module)
+        waiting += _imports(module)
+    return dict(sorted(found.items()))
+
+
+def recipe(modules: Sequence[str], settings: Mapping[str, Any], *upstream: str) -> str:
+    """Hash of a stage: its code, its settings and the recipes it builds on."""
+    return digest([SCHEMA_VERSION, stage_code(tuple(modules)), dict(settings), list(upstream)])
+
+
+def package_versions() -> dict[str, str]:
+    """Distribution → version of the packages whose code shapes rows."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def checksum(path: str | Path) -> str:
+    """Cheap fingerprint of a local file: its size and its first and last 64 KiB.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    place = Path(path)
+    size = place.stat().st_size
+    hasher = hashlib.sha256(f"{size}".encode())
+    with place.open("rb") as file:
+        hasher.update(file.read(1 << 16))
+        file.seek(max(0, size - (1 << 16)))
+        hasher.update(file.read())
+    return hasher.hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a flow, as it stands in the table ``runs``."""
+
+    flow: str
+    """Flow name."""
+    build_config: str
+    """Hash of the settings that shape rows."""
+    config: Mapping[str, Any]
+    """All settings."""
+    recipes: Mapping[str, str]
+    """Stage → recipe."""
+    code: Mapping[str, Mapping[str, str]]
+    """Stage → module → code hash."""
+    inputs: Mapping[str, Any]
+    """Catalogue, snapshot, scenes and what else was read."""
+    run_id: str = field(default_factory=lambda: uuid4().hex[:12])
+    """Id of the run."""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """Start, UTC."""
+
+    def record(self, uri: str | Path, status: str, counts: Mapping[str, Any] | None = None) -> None:
+        """Write the run's row: status is running, done, failed or interrupted."""
+        row = {
+            "run_id": self.run_id,
+            "flow": self.flow,
+            "status": status,
+            "started_at": self.started_at,
+            "finished_at": None if status == "running" else datetime.now(UTC),
+            "build_config": self.build_config,
+            "config": json.dumps(self.config, sort_keys=True, default=str),
+            "recipes": json.dumps(self.recipes, sort_keys=True),
+            "code": json.dumps(self.code, sort_keys=True),
+            "inputs": json.dumps(self.inputs, sort_keys=True, default=str),
+            "packages": json.dumps(package_versions(), sort_keys=True),
+            "counts": json.dumps(counts or {}, sort_keys=True),
+        }
+        lance_io.write(uri, "runs", pa.Table.from_pylist([row], schema=RUNS))
+
+
+def explain(uri: str | Path, uuid: str) -> dict[str, Any]:
+    """The chain behind one chip: labels and prompts, images, masks and verdicts, code and settings, run.
+
+    Args:
+        uri: the store.
+        uuid: id of the chip, or its first characters where they are unambiguous.
+
+    Raises:
+        TableNotFoundError: the store has no ``training_data``.
+        AegirError: no chip, or more than one, has that id.
+    """
+    if not uuid or not set(uuid) <= set("0123456789abcdef-"):
+        raise AegirError(f"{uuid!r} is no chip id: ids are hexadecimal with dashes")
+    dataset = lance_io.open_table(uri, "training_data")
+    pixels = {
+        "vhr_image_chip",
+        "msi_image_chip",
+        "msi_scl",
+        "msi_mask",
+        "generated_mask",
+        "prompt_geometry",
+        "footprint",
+    }
+    columns = [name for name in dataset.schema.names if name not in pixels]
+    rows = dataset.to_table(columns=columns, filter=f"uuid LIKE '{uuid}%'", limit=2).to_pylist()
+    if len(rows) != 1:
+        found = "no chip" if not rows else "more than one chip"
+        raise AegirError(
+            f"{found} of {uri} has an id that begins with {uuid!r}; `python -m store show training_data` lists ids"
+        )
+    row = rows[0]
+    exact = f"uuid = '{row['uuid']}'"
+    prompts = lance_io.scan(uri, "prompts", _columns("prompts", but={"geometry", "label_geometry"}), exact).to_pylist()
+    masks = lance_io.scan(uri, "masks", _columns("masks", but={"mask", "outline", "transform"}), exact).to_pylist()
+    scenes = [*row["vhr_scene_ids"], *row.get("msi_scene_ids", [])]
+    where = " OR ".join(f"scene_id = '{_escaped(scene)}'" for scene in scenes)
+    known = lance_io.scan(uri, "scenes", ["scene_id", "source", "sensor", "acquired_at", "assets"], where).to_pylist()
+    runs = lance_io.scan(uri, "runs", RUNS.names, f"run_id = '{_escaped(row['run_id'])}'").to_pylist()
+    for run in runs:
+        for column in ("config", "recipes", "code", "inputs", "packages", "counts"):
+            run[column] = json.loads(run[column])
+    return {"chip": row, "prompts": prompts, "masks": masks, "scenes": known, "run": runs[0] if runs else None}
+
+
+def _columns(table: str, *, but: set[str]) -> list[str]:
+    return [name for name in TABLES[table].names if name not in but]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _source(module: str) -> str:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"no module {module!r}")
+    return Path(spec.origin).read_text()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _imports(module: str) -> list[str]:
+    """Modules of ours that ``module`` imports at any depth of its code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return sorted(name for name in names if name.split(".")[0] in OURS and _is_module(name))
+
+
+@cache
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
