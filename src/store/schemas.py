@@ -195,7 +195,7 @@ def masks(profile: ChipProfile | None = None) -> pa.Schema:
         _column("flags", pa.list_(pa.string()), "Reasons and remarks: clipped, point_only, empty, below_score, …"),
         _column("score", pa.float32(), "Score the verdict rests on; uncalibrated.", unit="0-1"),
         _column("scores", pa.map_(pa.string(), pa.float32()), "Named scores behind it.", unit="0-1"),
-        _column("area_m2", pa.float32(), "Area of the refined mask.", unit="m²"),
+        _column("area_m2", pa.float32(), "Area of the refined mask, its part beyond the chip included.", unit="m²"),
         _column(
             "mask",
             pa.large_binary(),
@@ -229,7 +229,7 @@ PROMPTS = _schema(
         _column("kind", pa.string(), "point, box or polygon."),
         _column("geometry", pa.binary(), "WKB prompt, margin applied.", axes="lon, lat", crs=LONLAT),
         _column("label_geometry", pa.binary(), "WKB label as the lake holds it.", axes="lon, lat", crs=LONLAT),
-        _column("margin_m", pa.float32(), "Margin added around the label's box.", unit="m"),
+        _column("margin_share", pa.float32(), "Margin added on each side of a label's box.", unit="share of that side"),
         _column("clipped", pa.bool_(), "Whether the prompt reaches beyond the chip."),
         _column("label_catalog", pa.string(), "DuckLake catalogue the label was read from."),
         _column("label_table", pa.string(), "Table in the catalogue."),

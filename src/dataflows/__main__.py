@@ -1,0 +1,167 @@
+"""Command line: ``python -m dataflows sample|plan|run|draw|explain|demo``."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dataflows import DEFAULT_CONFIG
+from utils.errors import AegirError, ConfigError
+
+EXIT_REFUSED = 2
+"""The inputs or settings were refused before work started."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code: 0 done, 2 refused, 3 rows were added to ``errors``, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
+    # Hamilton logs every typed error a second time, with a banner
+    logging.getLogger("hamilton").setLevel(logging.CRITICAL)
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return int(arguments.command(arguments))
+    except AegirError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataflows", description="Run, plan, draw and explain the dataflows."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    sample = commands.add_parser("sample", help="generate the sample region")
+    sample.add_argument("--size", default="demo", help="demo (small, quick) or flywheel (60 split cells and more)")
+    sample.add_argument("--seed", type=int, default=42, help="everything follows from it (default 42)")
+    sample.add_argument("--root", type=Path, help="folder (default data/sample/<size>)")
+    sample.set_defaults(command=_sample)
+
+    plan = commands.add_parser("plan", help="show what a run would do")
+    run = commands.add_parser("run", help="make the missing training samples")
+    for command, function in ((plan, _plan), (run, _run)):
+        command.add_argument("flow", nargs="?", default="build", help="flow (default build)")
+        _settings_options(command)
+        command.add_argument("--retry-errors", action="store_true", help="take in chips that failed before")
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+        command.set_defaults(command=function)
+
+    draw = commands.add_parser("draw", help="draw the flows as SVG, DOT and Mermaid")
+    draw.add_argument("--out", type=Path, default=Path("docs/dags"), help="folder (default docs/dags)")
+    draw.set_defaults(command=_draw)
+
+    explain = commands.add_parser("explain", help="label → image → code → mask of one chip")
+    explain.add_argument("uuid", help="chip id, or its first characters")
+    explain.add_argument("--store", help="LanceDB store (default $AEGIR_STORE or data/lancedb)")
+    explain.add_argument("--json", action="store_true", help="print the chain as JSON")
+    explain.set_defaults(command=_explain)
+
+    demo = commands.add_parser("demo", help="one turn of the flywheel on the sample region, with a summary")
+    demo.add_argument("--size", default="demo", help="sample size (default demo)")
+    demo.add_argument("--seed", type=int, default=42, help="seed of the sample region")
+    demo.add_argument("--store", help="LanceDB store (default $AEGIR_STORE or data/lancedb)")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _settings_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config", type=Path, default=Path(DEFAULT_CONFIG), help=f"settings (default {DEFAULT_CONFIG})"
+    )
+    command.add_argument("--store", help="LanceDB store; replaces the settings' one")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="replace one setting; the value is YAML"
+    )
+
+
+def _config(arguments: argparse.Namespace) -> Any:
+    from dataflows import config  # noqa: PLC0415
+
+    changes: dict[str, Any] = {"store": arguments.store}
+    for text in arguments.set:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--set takes NAME=VALUE, got {text!r}")
+        changes[name] = yaml.safe_load(value)
+    return config.load(arguments.config, **changes)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from dataflows.terminal import sample_with_progress  # noqa: PLC0415
+
+    sample_with_progress(arguments.root or Path("data/sample") / arguments.size, arguments.size, arguments.seed)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from dataflows import terminal  # noqa: PLC0415
+    from dataflows.drivers import flow, plan_build  # noqa: PLC0415
+
+    flow(arguments.flow)
+    if arguments.flow != "build":
+        raise ConfigError(f"the flow {arguments.flow!r} has no plan; `build` has")
+    build = plan_build(_config(arguments), retry_errors=arguments.retry_errors)
+    if arguments.json:
+        print(json.dumps(terminal.plan_counts(build)))
+    else:
+        terminal.print_plan(build)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from dataflows import terminal  # noqa: PLC0415
+    from dataflows.drivers import flow  # noqa: PLC0415
+
+    flow(arguments.flow)
+    if arguments.flow != "build":
+        raise ConfigError(f"`run` runs `build`; the flow {arguments.flow!r} has its own command")
+    summary = terminal.build_with_progress(_config(arguments), retry_errors=arguments.retry_errors)
+    if arguments.json:
+        print(json.dumps(summary.counts()))
+    else:
+        terminal.print_summary(summary)
+    return summary.exit_code
+
+
+def _draw(arguments: argparse.Namespace) -> int:
+    from dataflows.drawing import write_drawings  # noqa: PLC0415
+    from dataflows.drivers import FLOWS, build_driver  # noqa: PLC0415
+
+    for path in write_drawings({name: build_driver(name) for name in FLOWS}, arguments.out):
+        print(path)
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from dataflows import terminal  # noqa: PLC0415
+    from store import lineage  # noqa: PLC0415
+
+    chain = lineage.explain(terminal.store_place(arguments.store), arguments.uuid)
+    if arguments.json:
+        print(json.dumps(chain, default=str))
+    else:
+        terminal.print_chain(chain)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from dataflows.demo import run_demo  # noqa: PLC0415
+
+    return run_demo(size=arguments.size, seed=arguments.seed, store=arguments.store)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

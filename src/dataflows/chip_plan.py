@@ -1,0 +1,314 @@
+"""Which chips to make: labelled ones, background by rule, the scenes each is read from, its cells and its split."""
+
+import hashlib
+from collections import defaultdict
+from typing import Any
+from uuid import uuid5
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+from hamilton.function_modifiers import dataloader, extract_fields, tag
+from numpy.typing import NDArray
+
+from dataflows._chips import lattice_of
+from dataflows._coverage import SceneCoverage
+from store import lance_io
+from utils.errors import LabelsOutsideImageryError, NoImageryError
+from utils.failures import Failure
+from utils.geo import CHIP_NAMESPACE, reproject, reproject_points, s2_cell_polygon, s2_cells, s2_parents, utm_epsg
+from utils.prompts import prompt_geometry
+from utils.split import SPLITS, SplitRule, choose_salt, guarded_splits
+from utils.types import ChipProfile
+
+Position = tuple[int, int, int]
+"""EPSG code of a UTM zone, and column and row on its chip lattice."""
+
+NEAR_CHIPS = 2
+"""Background is near within this many chips of a labelled one."""
+
+CHIP_PLAN = pa.schema(
+    [
+        pa.field("uuid", pa.string(), nullable=False),
+        pa.field("epsg", pa.int32(), nullable=False),
+        pa.field("ix", pa.int64(), nullable=False),
+        pa.field("iy", pa.int64(), nullable=False),
+        pa.field("lon", pa.float64(), nullable=False),
+        pa.field("lat", pa.float64(), nullable=False),
+        pa.field("chip_role", pa.string(), nullable=False),
+        pa.field("vhr_scene_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("msi_scene_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("partition", pa.uint64(), nullable=False),
+        pa.field("split_cell", pa.uint64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("prompt_set", pa.string(), nullable=False),
+    ]
+)
+"""One row per chip to make."""
+
+PROMPT_PLAN = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("uuid", pa.string(), nullable=False),
+        pa.field("label_id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("label_table", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("geometry", pa.binary(), nullable=False, metadata={"crs": "EPSG:4326"}),
+        pa.field("label_geometry", pa.binary(), nullable=False, metadata={"crs": "EPSG:4326"}),
+        pa.field("utm_geometry", pa.binary(), nullable=False, metadata={"crs": "the chip's epsg"}),
+        pa.field("clipped", pa.bool_(), nullable=False),
+    ]
+)
+"""One row per prompt on a chip."""
+
+
+@tag(stage="plan")
+def label_chips(
+    labels: pa.Table, chip_profile: ChipProfile, margin_share: float, point_box_m: float, min_overlap: float
+) -> dict[Position, list[dict[str, Any]]]:
+    """Lattice position → labels on it, with prompt geometry in the zone's CRS and whether they make the chip labelled.
+
+    A label lies on the lattice of the UTM zone of its centre. A chip that only a sliver of labels touches is not
+    labelled, and no background either.
+    """
+    positions: dict[Position, list[dict[str, Any]]] = defaultdict(list)
+    for row in labels.to_pylist():
+        lonlat = shapely.from_wkb(row["geometry"])
+        centre = lonlat.envelope.centroid
+        epsg = utm_epsg(centre.x, centre.y)
+        label = reproject(lonlat, 4326, epsg)
+        prompt = prompt_geometry(label, row["kind"], margin_share=margin_share, point_box_m=point_box_m)
+        lattice = lattice_of(epsg, chip_profile)
+        entry = row | {"utm_geometry": shapely.to_wkb(prompt), "prompt": reproject(prompt, epsg, 4326)}
+        for ix, iy in zip(*lattice.touching(label), strict=True):
+            chip = lattice.grid(int(ix), int(iy)).footprint
+            shared = label.intersection(chip).area
+            makes = label.area == 0 or shared >= min_overlap * min(label.area, chip.area)
+            positions[epsg, int(ix), int(iy)].append(entry | {"makes_chip": makes, "clipped": not chip.covers(prompt)})
+    return dict(positions)
+
+
+@tag(stage="plan")
+@extract_fields({"labelled_chips": pa.Table, "coverage_failures": list[Failure]})
+def labelled_coverage(
+    label_chips: dict[Position, list[dict[str, Any]]],
+    vhr_scenes: pa.Table,
+    msi_scenes: pa.Table | None,
+    vhr_acquired: str,
+    chip_profile: ChipProfile,
+    min_valid_fraction: float,
+) -> dict[str, Any]:
+    """Labelled chips that imagery covers, with the scenes they are read from; and labels that no imagery covers.
+
+    Raises:
+        LabelsOutsideImageryError: no labelled chip is covered.
+    """
+    wanted = [position for position, found in label_chips.items() if any(label["makes_chip"] for label in found)]
+    coverage = SceneCoverage(vhr_scenes, msi_scenes, vhr_acquired, chip_profile, min_valid_fraction)
+    covered = coverage.of(wanted)
+    failures = [
+        Failure.of(
+            "labelled_coverage",
+            NoImageryError(f"chip {position} has labels and {reason}"),
+            input_ids=tuple(sorted(label["label_id"] for label in label_chips[position])),
+        )
+        for position, reason in coverage.refused.items()
+    ]
+    if not covered:
+        raise LabelsOutsideImageryError(
+            f"none of {len(wanted)} labelled chips lies on imagery: {failures[0].message if failures else 'no label'}; "
+            "check the CRS and axis order of labels and scenes, and `vhr_acquired`"
+        )
+    return {"labelled_chips": _plan_rows(covered, "labelled", chip_profile), "coverage_failures": failures}
+
+
+@tag(stage="plan")
+@dataloader()
+def stored_split_rule(store: str, split_level: int, guard_m: float) -> tuple[SplitRule | None, dict[str, Any]]:
+    """The split rule the store already follows at this level and guard distance; None in a new store."""
+    rows = lance_io.scan(store, "splits", ["level", "salt", "fractions", "guard_m", "created_at"]).to_pylist()
+    rows = [row for row in rows if row["level"] == split_level and row["guard_m"] == guard_m]
+    if not rows:
+        return None, {"found": False}
+    row = min(rows, key=lambda found: found["created_at"])
+    rule = SplitRule(
+        level=row["level"],
+        salt=row["salt"],
+        fractions=tuple(dict(row["fractions"])[name] for name in SPLITS),
+        guard_m=row["guard_m"],
+    )
+    return rule, {"found": True}
+
+
+@tag(stage="plan")
+def split_rule(
+    stored_split_rule: SplitRule | None,
+    labelled_chips: pa.Table,
+    split_level: int,
+    split_fractions: list[float],
+    guard_m: float,
+) -> SplitRule:
+    """The rule that gives each cell its split: the stored one, else one whose salt balances the labelled chips.
+
+    Raises:
+        SplitError: no salt leaves every split with a labelled chip.
+    """
+    if stored_split_rule is not None:
+        return stored_split_rule
+    train, val, test = split_fractions
+    leaves = s2_cells(labelled_chips["lon"].to_numpy(), labelled_chips["lat"].to_numpy(), 30)
+    cells, counts = np.unique(s2_parents(leaves, split_level), return_counts=True)
+    return SplitRule(
+        level=split_level,
+        salt=choose_salt(cells, counts, (train, val, test)),
+        fractions=(train, val, test),
+        guard_m=guard_m,
+    )
+
+
+@tag(stage="plan")
+def background_chips(
+    labelled_chips: pa.Table,
+    label_chips: dict[Position, list[dict[str, Any]]],
+    vhr_scenes: pa.Table,
+    msi_scenes: pa.Table | None,
+    vhr_acquired: str,
+    chip_profile: ChipProfile,
+    min_valid_fraction: float,
+    partition_level: int,
+    background_near_ratio: float,
+    background_far_ratio: float,
+) -> pa.Table:
+    """Chips without any label, drawn in each partition in proportion to its labelled chips.
+
+    Near ones lie within :data:`NEAR_CHIPS` of a labelled chip, far ones beyond. Candidates are taken in the order of
+    their ids, which are hashes, so that the draw is the same in every run and no neighbour is preferred.
+    """
+    coverage = SceneCoverage(vhr_scenes, msi_scenes, vhr_acquired, chip_profile, min_valid_fraction)
+    partitions = _cells_of(labelled_chips, partition_level)
+    parts = []
+    for partition in np.unique(partitions):
+        mine = labelled_chips.filter(pa.array(partitions == partition))
+        candidates = _free_positions(int(partition), partition_level, mine, label_chips, chip_profile)
+        near = {position for position in candidates if _is_near(position, label_chips)}
+        for role, ratio, chosen in (
+            ("background_near", background_near_ratio, near),
+            ("background_far", background_far_ratio, set(candidates) - near),
+        ):
+            rows = _plan_rows(coverage.of(sorted(chosen)), role, chip_profile).sort_by("uuid")
+            parts.append(rows.slice(0, round(ratio * len(mine))))
+    return pa.concat_tables(parts)
+
+
+@tag(stage="plan")
+def prompts(labelled_chips: pa.Table, label_chips: dict[Position, list[dict[str, Any]]]) -> pa.Table:
+    """Prompts of the labelled chips: every label that touches a chip is a prompt on it."""
+    rows = [
+        {
+            "prompt_id": str(uuid5(CHIP_NAMESPACE, f"{label['label_id']}|{chip['uuid']}|{label['kind']}")),
+            "uuid": chip["uuid"],
+            "label_id": label["label_id"],
+            "dataset": label["dataset"],
+            "label_table": label["label_table"],
+            "kind": label["kind"],
+            "geometry": shapely.to_wkb(label["prompt"]),
+            "label_geometry": label["geometry"],
+            "utm_geometry": label["utm_geometry"],
+            "clipped": label["clipped"],
+        }
+        for chip in labelled_chips.select(["uuid", "epsg", "ix", "iy"]).to_pylist()
+        for label in label_chips[chip["epsg"], chip["ix"], chip["iy"]]
+    ]
+    return pa.Table.from_pylist(rows, schema=PROMPT_PLAN)
+
+
+@tag(stage="plan")
+def chip_plan(
+    labelled_chips: pa.Table,
+    background_chips: pa.Table,
+    prompts: pa.Table,
+    split_rule: SplitRule,
+    chip_profile: ChipProfile,
+    partition_level: int,
+) -> pa.Table:
+    """Every chip to make, with its partition, split and the hash of its prompts, in partition order."""
+    chips = pa.concat_tables([labelled_chips, background_chips])
+    sets = _prompt_sets(prompts)
+    columns = {
+        "partition": _cells_of(chips, partition_level),
+        "split_cell": _cells_of(chips, split_rule.level),
+        "split": _splits(chips, split_rule, chip_profile),
+        "prompt_set": [sets.get(uuid, "") for uuid in chips["uuid"].to_pylist()],
+    }
+    for name, values in columns.items():
+        chips = chips.append_column(CHIP_PLAN.field(name), pa.array(values, CHIP_PLAN.field(name).type))
+    return chips.select(CHIP_PLAN.names).cast(CHIP_PLAN).sort_by([("partition", "ascending"), ("uuid", "ascending")])
+
+
+def _prompt_sets(prompts: pa.Table) -> dict[str, str]:
+    """Chip id → hash of its prompts' ids and geometry."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    for row in prompts.select(["uuid", "prompt_id", "geometry"]).to_pylist():
+        parts[row["uuid"]].append(row["prompt_id"] + row["geometry"].hex())
+    return {uuid: hashlib.sha256("".join(sorted(found)).encode()).hexdigest()[:16] for uuid, found in parts.items()}
+
+
+def _plan_rows(covered: list[dict[str, Any]], role: str, profile: ChipProfile) -> pa.Table:
+    """Covered positions as rows with id and centre; the columns of CHIP_PLAN that do not depend on other chips."""
+    names = ["uuid", "epsg", "ix", "iy", "lon", "lat", "chip_role", "vhr_scene_ids", "msi_scene_ids"]
+    schema = pa.schema([CHIP_PLAN.field(name) for name in names])
+    rows = []
+    for chip in covered:
+        epsg, ix, iy = chip["position"]
+        lattice = lattice_of(epsg, profile)
+        [(lon, lat)] = reproject_points(lattice.centres(ix, iy), epsg, 4326)
+        rows.append(
+            {
+                "uuid": lattice.chip_uuid(ix, iy, chip["vhr_day"]),
+                "epsg": epsg,
+                "ix": ix,
+                "iy": iy,
+                "lon": lon,
+                "lat": lat,
+                "chip_role": role,
+                "vhr_scene_ids": chip["vhr_scene_ids"],
+                "msi_scene_ids": chip["msi_scene_ids"],
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _cells_of(chips: pa.Table, level: int) -> NDArray[np.uint64]:
+    return s2_parents(s2_cells(chips["lon"].to_numpy(), chips["lat"].to_numpy(), 30), level)
+
+
+def _splits(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> list[str]:
+    splits = np.empty(len(chips), object)
+    epsgs = chips["epsg"].to_numpy()
+    ix, iy = chips["ix"].to_numpy(), chips["iy"].to_numpy()
+    for epsg in np.unique(epsgs):
+        here = epsgs == epsg
+        splits[here] = guarded_splits(ix[here], iy[here], lattice_of(int(epsg), profile), rule)
+    return [str(split) for split in splits]
+
+
+def _free_positions(
+    partition: int, level: int, labelled: pa.Table, taken: dict[Position, list[dict[str, Any]]], profile: ChipProfile
+) -> list[Position]:
+    """Lattice positions whose centre lies in the partition and that no label touches."""
+    epsg = int(pc.mode(labelled["epsg"])[0]["mode"].as_py())
+    lattice = lattice_of(epsg, profile)
+    outline = reproject(s2_cell_polygon(partition), 4326, epsg)
+    ix, iy = lattice.touching(outline)
+    lonlat = reproject_points(lattice.centres(ix, iy), epsg, 4326)
+    inside = s2_parents(s2_cells(lonlat[:, 0], lonlat[:, 1], 30), level) == np.uint64(partition)
+    found = [(epsg, int(x), int(y)) for x, y in zip(ix[inside], iy[inside], strict=True)]
+    return [position for position in found if position not in taken]
+
+
+def _is_near(position: Position, labelled: dict[Position, list[dict[str, Any]]]) -> bool:
+    epsg, ix, iy = position
+    reach = range(-NEAR_CHIPS, NEAR_CHIPS + 1)
+    return any((epsg, ix + dx, iy + dy) in labelled for dx in reach for dy in reach)

@@ -1,0 +1,232 @@
+"""Settings of the build flow: read from YAML, checked before any driver is built."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from store.ducklake_labels import LabelTable
+from store.lance_io import DEFAULT_STORE
+from store.lineage import digest
+from utils.errors import ConfigError
+from utils.types import S2_L2A_BANDS, ChipProfile
+
+_NOT_IN_ROWS = {
+    "store", "catalog", "snapshot", "labels", "vhr", "msi", "vhr_acquired", "aoi_bbox_lonlat", "truth", "commit_every",
+    "background_near_ratio", "background_far_ratio",
+}  # fmt: skip
+_PATHS = ("catalog", "truth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Everything the build flow can be told."""
+
+    catalog: str
+    """File of the DuckLake catalogue."""
+    labels: tuple[LabelTable, ...]
+    """Label tables of the catalogue and their columns."""
+    vhr: Mapping[str, Any]
+    """``source`` (imagery source) and its options, such as ``root``."""
+    msi: Mapping[str, Any] | None = None
+    """Likewise for multispectral imagery; None builds a table without multispectral chips."""
+    store: str = DEFAULT_STORE
+    """LanceDB store the tables go to."""
+    snapshot: int | None = None
+    """Snapshot of the catalogue; None is the newest."""
+    aoi_bbox_lonlat: tuple[float, float, float, float] | None = None
+    """Area of interest: west, south, east, north in degrees (EPSG:4326); None is everything."""
+    vhr_acquired: str = "latest"
+    """``latest``, or the day (ISO 8601) VHR chips are taken from."""
+    chip_px: int = 256
+    """Rows and columns of a VHR chip."""
+    gsd_m: float = 0.3
+    """Ground sample distance of VHR chips, metres."""
+    halo_px: int = 64
+    """Pixels read around a VHR chip so that masks do not suffer at its edges."""
+    msi_bands: tuple[str, ...] = S2_L2A_BANDS
+    """Multispectral bands in stored order."""
+    msi_px: int = 64
+    """Rows and columns of a multispectral chip at 10 m."""
+    min_valid_fraction: float = 0.5
+    """Chips with fewer valid pixels are errors (labelled) or not taken (background)."""
+    mask_backend: str = "classical"
+    """Mask backend (registry name)."""
+    mask_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the mask backend."""
+    refinement: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of ``utils.refinement.RefinementSteps``."""
+    thresholds: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of ``utils.quality.Thresholds``."""
+    margin_share: float = 0.0
+    """Margin added to a label's box on each side, as a share of that side."""
+    point_box_m: float = 15.0
+    """Side of the search box around a point label, metres."""
+    min_overlap: float = 0.1
+    """A label makes a chip labelled when at least this share of the label, or of the chip, lies on it."""
+    background_near_ratio: float = 0.3
+    """Background chips within two chips of a labelled one, per labelled chip."""
+    background_far_ratio: float = 0.2
+    """Background chips farther away in the same partition, per labelled chip."""
+    partition_level: int = 13
+    """S2 level of the unit of work."""
+    split_level: int = 13
+    """S2 level of the cell that decides the split."""
+    split_fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    """Wanted share of split cells for train, val and test."""
+    guard_m: float = 50.0
+    """Training footprints nearer than this to validation or test footprints are set aside."""
+    h3_resolution: int = 10
+    """H3 resolution of ``h3_cell``."""
+    commit_every: int = 8
+    """Partitions per commit."""
+    truth: str | None = None
+    """GeoJSON of true polygons, where a region has them; read by the report alone."""
+
+    def __post_init__(self) -> None:
+        """Refuse values no flow could run with."""
+        self._check_ranges()
+        self._check_places()
+
+    def _check_ranges(self) -> None:
+        positive = ("chip_px", "gsd_m", "msi_px", "point_box_m", "commit_every")
+        shares = ("min_valid_fraction", "min_overlap")
+        problems = [f"{name} must be above 0" for name in positive if not getattr(self, name) > 0]
+        problems += [f"{name} must lie in 0 to 1" for name in shares if not 0 <= getattr(self, name) <= 1]
+        problems += [
+            f"{name} must be 0 or more"
+            for name in ("halo_px", "background_near_ratio", "background_far_ratio", "guard_m")
+            if getattr(self, name) < 0
+        ]
+        if not 0 <= self.partition_level <= 30 or not 0 <= self.split_level <= 30:
+            problems.append("partition_level and split_level are S2 levels, 0 to 30")
+        if len(self.split_fractions) != 3 or abs(sum(self.split_fractions) - 1) > 1e-6:
+            problems.append("split_fractions are three shares, train, val and test, that sum to 1")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _check_places(self) -> None:
+        if not self.labels:
+            raise ConfigError("labels is empty; name at least one label table of the catalogue")
+        if self.vhr_acquired != "latest":
+            try:
+                date.fromisoformat(self.vhr_acquired)
+            except ValueError as error:
+                raise ConfigError(
+                    f"vhr_acquired is {self.vhr_acquired!r}; give `latest` or a day, 2023-06-14"
+                ) from error
+        if self.aoi_bbox_lonlat is not None:
+            west, south, east, north = self.aoi_bbox_lonlat
+            if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+                raise ConfigError(f"aoi_bbox_lonlat {self.aoi_bbox_lonlat} is not west, south, east, north in degrees")
+
+    @property
+    def profile(self) -> ChipProfile:
+        """The profile of the tables this build writes."""
+        return ChipProfile(
+            height=self.chip_px,
+            width=self.chip_px,
+            gsd_m=self.gsd_m,
+            msi_bands=self.msi_bands if self.msi else (),
+            msi_height=self.msi_px,
+            msi_width=self.msi_px,
+        )
+
+    @property
+    def row_settings(self) -> dict[str, Any]:
+        """Settings that decide what a row holds; what is read and which chips are chosen is not among them."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_IN_ROWS} | {
+            "vhr_source": self.vhr["source"],
+            "msi_source": self.msi["source"] if self.msi else None,
+        }
+
+    @property
+    def build_config(self) -> str:
+        """Hash of :attr:`row_settings`."""
+        return digest(self.row_settings)
+
+
+def from_mapping(values: Mapping[str, Any]) -> BuildConfig:
+    """Checked settings from plain values.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or of the wrong kind.
+    """
+    known = {f.name: f for f in fields(BuildConfig)}
+    unknown = sorted(set(values) - set(known))
+    missing = sorted(
+        n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING
+    )
+    if unknown or missing:
+        raise ConfigError(f"settings: unknown {unknown}, missing {missing}; known: {', '.join(sorted(known))}")
+    given = dict(values)
+    given["labels"] = tuple(LabelTable.from_mapping(entry) for entry in _listed(given["labels"]))
+    for name in ("msi_bands", "aoi_bbox_lonlat", "split_fractions"):
+        if given.get(name) is not None:
+            given[name] = tuple(given[name])
+    for name in ("vhr", "msi"):
+        section = given.get(name)
+        if section is not None and (not isinstance(section, Mapping) or "source" not in section):
+            raise ConfigError(f"{name} needs a `source`, such as {{source: local, root: folder}}; got {section!r}")
+    for name, f in known.items():
+        if f.type in (int, float) and name in given:
+            given[name] = _number(name, given[name], f.type)
+    if given.get("vhr_acquired") is not None:
+        given["vhr_acquired"] = str(given["vhr_acquired"])
+    return BuildConfig(**given)
+
+
+def _number(name: str, value: object, kind: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
+        raise ConfigError(f"{name} must be a {'whole ' if kind is int else ''}number, got {value!r}")
+    return int(value) if kind is int else float(value)
+
+
+def _listed(labels: object) -> list[Mapping[str, Any]]:
+    if not isinstance(labels, list | tuple):
+        raise ConfigError("labels is a list of label tables, such as [{table: pv_labels, id: id, geometry: geometry}]")
+    return list(labels)
+
+
+def load(path: str | Path, **changes: Any) -> BuildConfig:
+    """Settings from a YAML file; its relative paths are relative to the file.
+
+    Args:
+        path: the file.
+        changes: settings that replace the file's.
+
+    Raises:
+        ConfigError: there is no such file, it is no YAML mapping, or a setting is refused.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(
+            f"no settings at {file}; make the sample region with `python -m dataflows sample`, "
+            "or write a flow.yaml for your data (docs/build_flow.md)"
+        )
+    try:
+        values = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds no settings")
+    flow = values.pop("flow", "build")
+    if flow != "build":
+        raise ConfigError(f"{file} holds settings of the flow {flow!r}, not of `build`")
+    for name in _PATHS:
+        if values.get(name):
+            values[name] = _beside(file, values[name])
+    for name in ("vhr", "msi"):
+        if isinstance(values.get(name), dict) and "root" in values[name]:
+            values[name] = {**values[name], "root": _beside(file, values[name]["root"])}
+    if store := os.environ.get("AEGIR_STORE"):
+        values["store"] = store
+    return from_mapping(values | {k: v for k, v in changes.items() if v is not None})
+
+
+def _beside(file: Path, place: str) -> str:
+    return place if "://" in place or Path(place).is_absolute() else str(file.parent / place)

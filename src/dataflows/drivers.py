@@ -1,0 +1,148 @@
+"""The only file that builds a Hamilton driver: which modules a flow has, what it is told, what is asked of it."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+# importing every optional extension triples Hamilton's start-up; none is used here
+os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
+
+from hamilton import driver
+
+from dataflows import mask_backends
+from dataflows.config import BuildConfig, from_mapping
+from dataflows.partition_loop import BuildPlan, Progress, RunSummary, plan, run_build
+from utils.errors import ConfigError, UnknownNameError
+
+LOADERS = {"local": "dataflows.vhr_local_loader"}
+"""Imagery source → loader module; modules of this family have the same node names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """One dataflow: modules and what is asked of them."""
+
+    modules: tuple[str, ...]
+    """Stage modules in the order data passes them."""
+    outputs: tuple[str, ...]
+    """Nodes a run asks for."""
+
+
+_AFTER_LOADER = (
+    "dataflows.chip_plan",
+    "dataflows.sam_mask_factory",
+    "dataflows.s2_indexing",
+    "dataflows.spectral_indices",
+    "dataflows.training_sample_builder",
+    "dataflows.lance_writer",
+)
+FLOWS: dict[str, Flow] = {
+    "sample": Flow(modules=("dataflows.sample_region",), outputs=("sample_region_files",)),
+    "build": Flow(
+        modules=("dataflows.ingest_ducklake_labels", LOADERS["local"], *_AFTER_LOADER), outputs=("sample_write",)
+    ),
+}
+"""Flow name → flow, with the default loader."""
+
+
+def flow(name: str) -> Flow:
+    """The flow ``name``.
+
+    Raises:
+        UnknownNameError: no such flow; the message lists those that exist.
+    """
+    if name not in FLOWS:
+        raise UnknownNameError("flow", name, list(FLOWS))
+    return FLOWS[name]
+
+
+def build_driver(name: str, config: BuildConfig | Mapping[str, Any] | None = None) -> driver.Driver:
+    """A driver of the flow, told its settings; in a notebook it shows its picture.
+
+    Args:
+        name: flow name, a key of :data:`FLOWS`.
+        config: settings; None gives a driver to look at, not to run.
+
+    Raises:
+        UnknownNameError: no such flow, imagery source or mask backend.
+        ConfigError: a setting is refused.
+    """
+    chosen = flow(name)
+    modules, settings = list(chosen.modules), dict(config) if isinstance(config, Mapping) else {}
+    if name == "build" and config is not None:
+        checked = config if isinstance(config, BuildConfig) else from_mapping(config)
+        modules[modules.index(LOADERS["local"])] = _loader_of(checked)
+        settings = build_inputs(checked)
+    return driver.Builder().with_modules(*map(import_module, modules)).with_config(settings).build()
+
+
+def build_inputs(config: BuildConfig) -> dict[str, Any]:
+    """Settings of the build flow under the names its nodes ask for.
+
+    Raises:
+        UnknownNameError: the mask backend does not exist.
+    """
+    if config.mask_backend not in mask_backends.names():
+        raise UnknownNameError("mask backend", config.mask_backend, mask_backends.names())
+    same = (
+        "catalog", "snapshot", "store", "vhr_acquired", "halo_px", "min_valid_fraction",
+        "mask_backend", "margin_share", "point_box_m", "min_overlap", "background_near_ratio", "background_far_ratio",
+        "partition_level", "split_level", "guard_m", "h3_resolution",
+    )  # fmt: skip
+    return {name: getattr(config, name) for name in same} | {
+        "label_tables": list(config.labels),
+        "aoi_bbox_lonlat": list(config.aoi_bbox_lonlat) if config.aoi_bbox_lonlat else None,
+        "split_fractions": list(config.split_fractions),
+        "vhr": dict(config.vhr),
+        "msi": dict(config.msi) if config.msi else None,
+        "mask_options": dict(config.mask_options),
+        "refinement": dict(config.refinement),
+        "thresholds": dict(config.thresholds),
+        "chip_profile": config.profile,
+    }
+
+
+def plan_build(config: BuildConfig, *, retry_errors: bool = False) -> BuildPlan:
+    """What the build flow would do under ``config``; see :func:`dataflows.partition_loop.plan`."""
+    return plan(config, build_driver("build", config), retry_errors=retry_errors)
+
+
+def run(
+    name: str,
+    config: BuildConfig | Mapping[str, Any],
+    *,
+    retry_errors: bool = False,
+    progress: Progress | Callable[[Any], None] | None = None,
+) -> RunSummary:
+    """Run a flow to its end.
+
+    Args:
+        name: flow name.
+        config: its settings; the flow ``sample`` takes ``root``, ``size`` and ``seed``.
+        retry_errors: take in chips that failed before with these settings (flow ``build``).
+        progress: called with the summary whenever it changes.
+
+    Raises:
+        UnknownNameError: no such flow.
+        AegirError: the inputs or the store cannot be used; nothing was started.
+    """
+    chosen = flow(name)
+    if name == "build":
+        checked = config if isinstance(config, BuildConfig) else from_mapping(config)
+        return run_build(checked, build_driver(name, checked), retry_errors=retry_errors, progress=progress)
+    if isinstance(config, BuildConfig):
+        raise ConfigError(f"the flow {name!r} does not take settings of `build`")
+    build_driver(name, config).execute(list(chosen.outputs), inputs=dict(config))
+    return RunSummary(flow=name, status="done", store=str(config.get("root", "")))
+
+
+def _loader_of(config: BuildConfig) -> str:
+    sources = {section["source"] for section in (config.vhr, config.msi) if section}
+    for source in sorted(sources):
+        if source not in LOADERS:
+            raise UnknownNameError("imagery source", str(source), list(LOADERS))
+    if len(sources) > 1:
+        raise ConfigError(f"vhr and msi come from one loader; got {', '.join(sorted(sources))}")
+    return LOADERS[sources.pop()]

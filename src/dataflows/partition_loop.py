@@ -1,0 +1,373 @@
+"""Plan, run partition by partition, commit every k, record what failed, go on where the last run stopped."""
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from hamilton.driver import Driver
+
+from dataflows.config import BuildConfig
+from dataflows.lance_writer import Provenance
+from store import lance_io
+from store.commit_buffer import CommitBuffer
+from store.lineage import Run, checksum, recipe, stage_code
+from store.schemas import SPLITS, training_data
+from utils.errors import SchemaError
+from utils.failures import Failure
+from utils.split import SplitRule, split_of_cells
+
+PLAN_NODES = (
+    "label_snapshot",
+    "label_check",
+    "labelled_coverage",
+    "scene_failures",
+    "prompts",
+    "chip_plan",
+    "split_rule",
+)
+_MADE_ONCE = (
+    "vhr_imagery",
+    "msi_imagery",
+    "vhr_scenes",
+    "msi_scenes",
+    "mask_segmenter",
+    "refinement_steps",
+    "verdict_thresholds",
+    "split_rule",
+)
+_STAGE_SETTINGS = {
+    "image": ("chip_px", "gsd_m", "halo_px", "msi_bands", "msi_px", "min_valid_fraction"),
+    "mask": ("mask_backend", "mask_options", "refinement", "thresholds", "margin_share", "point_box_m", "min_overlap"),
+    "index": ("h3_resolution", "partition_level", "split_level", "guard_m"),
+}
+
+Progress = Callable[["RunSummary"], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """What a run would do."""
+
+    chips: pa.Table
+    """Every chip of the configuration, schema ``dataflows.chip_plan.CHIP_PLAN``."""
+    pending: pa.Table
+    """The chips whose row is missing, or was made with other settings or prompts."""
+    skipped_failed: int
+    """Chips left out because they failed before with these settings."""
+    prompts: pa.Table
+    """Prompts of all chips, schema ``dataflows.chip_plan.PROMPT_PLAN``."""
+    failures: list[Failure]
+    """What cannot be used: labels, scenes, chips without imagery."""
+    made_once: Mapping[str, Any]
+    """Results every partition shares: sources, backend, split rule."""
+    label_snapshot: int
+    """Snapshot the labels were read at."""
+
+    @property
+    def partitions(self) -> list[int]:
+        """S2 cells with pending chips, in order."""
+        return sorted(set(self.pending["partition"].to_pylist()))
+
+
+@dataclass(kw_only=True)
+class RunSummary:
+    """What a run did, as it stands now."""
+
+    flow: str
+    """Flow that ran."""
+    run_id: str = ""
+    """Id in the table ``runs``."""
+    status: str = "running"
+    """running, done, failed (rows in ``errors``) or interrupted."""
+    chips_planned: int = 0
+    """Chips of the configuration."""
+    chips_skipped: int = 0
+    """Chips already there."""
+    chips_failed_before: int = 0
+    """Chips left out because an earlier run failed on them; ``--retry-errors`` takes them in."""
+    chips_pending: int = 0
+    """Chips this run set out to make."""
+    chips_made: int = 0
+    """Chips made, committed or waiting to be."""
+    chips_written: int = 0
+    """Rows committed to ``training_data``."""
+    chips_failed: int = 0
+    """Chips that failed in this run."""
+    partitions: int = 0
+    """Partitions this run set out to do."""
+    partitions_done: int = 0
+    """Partitions done."""
+    partitions_failed: int = 0
+    """Partitions that failed as a whole."""
+    inputs_failed: int = 0
+    """Labels, scenes and places refused while planning, for the first time with these settings."""
+    inputs_failed_before: int = 0
+    """Labels, scenes and places refused while planning, known from an earlier run."""
+    masks: dict[str, int] = field(default_factory=lambda: {"accept": 0, "review": 0, "reject": 0, "not_in_chip": 0})
+    """Masks per verdict."""
+    seconds: float = 0.0
+    """Wall time."""
+    store: str = ""
+    """Where the tables are."""
+
+    @property
+    def failed(self) -> int:
+        """Everything that failed in this run."""
+        return self.chips_failed + self.partitions_failed + self.inputs_failed
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all went well, 3 when rows were added to ``errors``, 130 when interrupted."""
+        return {"interrupted": 130, "failed": 3}.get(self.status, 0)
+
+    def counts(self) -> dict[str, Any]:
+        """The summary as plain values."""
+        return asdict(self)
+
+
+def plan(config: BuildConfig, driver: Driver, *, retry_errors: bool = False) -> BuildPlan:
+    """What is missing from the store under these settings; reads labels, catalogues and key columns, writes nothing.
+
+    Raises:
+        StoreNotWritableError: the store cannot be written.
+        SchemaError: the store's table has another chip profile.
+        LabelError, ImageryError, ConfigError, CRSError: the inputs cannot be used.
+    """
+    lance_io.check_writable(config.store)
+    if lance_io.table_exists(config.store, "training_data"):
+        found = lance_io.open_table(config.store, "training_data").schema
+        if not found.equals(training_data(config.profile)):
+            raise SchemaError(
+                f"training_data in {config.store} has another chip profile or schema version; "
+                "set `store` to another place for this profile"
+            )
+    results = driver.execute([*PLAN_NODES, *_MADE_ONCE])
+    chips = results["chip_plan"]
+    done = _done(config, chips)
+    failed_before = set() if retry_errors else _failed_before(config) - done
+    uuids = chips["uuid"].to_pylist()
+    pending = chips.filter(pa.array([uuid not in done and uuid not in failed_before for uuid in uuids], pa.bool_()))
+    return BuildPlan(
+        chips=chips,
+        pending=pending,
+        skipped_failed=sum(uuid in failed_before for uuid in uuids),
+        prompts=results["prompts"],
+        failures=[
+            *results["scene_failures"],
+            *results["label_check"]["label_failures"],
+            *results["labelled_coverage"]["coverage_failures"],
+        ],
+        made_once={name: results[name] for name in _MADE_ONCE},
+        label_snapshot=results["label_snapshot"],
+    )
+
+
+def run_partition(
+    driver: Driver, build: BuildPlan, partition: int, provenance: Provenance, buffer: CommitBuffer
+) -> dict[str, Any]:
+    """One unit of work: chips of one S2 cell from pixels to rows in the commit buffer; returns the receipt."""
+    chips = build.pending.filter(pc.equal(build.pending["partition"], pa.scalar(partition, pa.uint64())))
+    prompts = build.prompts.filter(pc.is_in(build.prompts["uuid"], chips["uuid"].combine_chunks()))
+    receipt: dict[str, Any] = driver.execute(
+        ["sample_write"],
+        inputs={"partition": partition, "provenance": provenance, "commit_buffer": buffer},
+        overrides={**build.made_once, "chip_plan": chips, "prompts": prompts},
+    )["sample_write"]
+    return receipt
+
+
+def run_build(
+    config: BuildConfig, driver: Driver, *, retry_errors: bool = False, progress: Progress | None = None
+) -> RunSummary:
+    """Make every missing row; a chip or partition that fails becomes a row in ``errors`` and the rest goes on.
+
+    Raises:
+        AegirError: the inputs or the store cannot be used; nothing was started.
+    """
+    start = time.monotonic()
+    build = plan(config, driver, retry_errors=retry_errors)
+    recipes, code = stage_recipes(config, build, driver)
+    run = Run(
+        flow="build",
+        build_config=config.build_config,
+        config=asdict(config),
+        recipes=recipes,
+        code=code,
+        inputs=_inputs(config, build),
+    )
+    buffer = CommitBuffer(
+        config.store,
+        config.profile,
+        run_id=run.run_id,
+        build_config=config.build_config,
+        commit_every=config.commit_every,
+    )
+    news = [
+        f for f, known in zip(build.failures, buffer.known(build.failures), strict=True) if retry_errors or not known
+    ]
+    summary = RunSummary(
+        flow="build",
+        run_id=run.run_id,
+        store=config.store,
+        chips_planned=len(build.chips),
+        chips_pending=len(build.pending),
+        chips_failed_before=build.skipped_failed,
+        chips_skipped=len(build.chips) - len(build.pending) - build.skipped_failed,
+        partitions=len(build.partitions),
+        inputs_failed=len(news),
+        inputs_failed_before=len(build.failures) - len(news),
+    )
+    report = progress or (lambda _: None)
+    report(summary)
+    if not build.partitions and not news:
+        summary.status, summary.seconds = "done", time.monotonic() - start
+        return summary
+    run.record(config.store, "running")
+    _record_plan(config, build)
+    buffer.fail(news)
+    provenance = _provenance(config, build, run)
+    try:
+        _run_partitions(driver, build, provenance, buffer, summary, report)
+    except KeyboardInterrupt:
+        summary.status = "interrupted"
+    buffer.flush()
+    summary.chips_written = buffer.written
+    if summary.status == "running":
+        summary.status = "failed" if summary.failed else "done"
+    if summary.chips_written:
+        for name in ("training_data", "masks", "prompts"):
+            lance_io.refresh_indexes(config.store, name)
+    summary.seconds = time.monotonic() - start
+    run.record(config.store, summary.status, summary.counts())
+    report(summary)
+    return summary
+
+
+def _provenance(config: BuildConfig, build: BuildPlan, run: Run) -> Provenance:
+    return Provenance(
+        run_id=run.run_id,
+        build_config=config.build_config,
+        recipes=dict(run.recipes),
+        mask_backend=config.mask_backend,
+        label_catalog=config.catalog,
+        label_snapshot=build.label_snapshot,
+        margin_share=config.margin_share,
+    )
+
+
+def _run_partitions(
+    driver: Driver,
+    build: BuildPlan,
+    provenance: Provenance,
+    buffer: CommitBuffer,
+    summary: RunSummary,
+    report: Progress,
+) -> None:
+    gc.freeze()
+    for partition in build.partitions:
+        try:
+            receipt = run_partition(driver, build, partition, provenance, buffer)
+        except Exception as error:  # noqa: BLE001 - whatever fails in one partition, the others go on
+            buffer.fail([Failure.of("run_partition", error, partition=partition)])
+            summary.partitions_failed += 1
+        else:
+            summary.chips_made += receipt["chips"]
+            summary.chips_failed += receipt["failed"]
+            for verdict in summary.masks:
+                summary.masks[verdict] += receipt[verdict]
+        # every execute leaves its results in reference cycles
+        gc.collect()
+        summary.partitions_done += 1
+        if buffer.full:
+            buffer.flush()
+            summary.chips_written = buffer.written
+        report(summary)
+
+
+def stage_recipes(
+    config: BuildConfig, build: BuildPlan, driver: Driver
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Stage (image, mask, index) → recipe, and stage → module → code hash; each stage builds on the one before."""
+    loader = _module_of(driver, "vhr_reads")
+    sources = {
+        type(build.made_once[name]).__module__ for name in ("vhr_imagery", "msi_imagery") if build.made_once[name]
+    }
+    modules = {
+        "image": (loader, *sorted(sources)),
+        "mask": (
+            "dataflows.ingest_ducklake_labels",
+            "dataflows.chip_plan",
+            "dataflows.sam_mask_factory",
+            type(build.made_once["mask_segmenter"]).__module__,
+        ),
+        "index": ("dataflows.s2_indexing", "dataflows.spectral_indices", "dataflows.training_sample_builder"),
+    }
+    recipes: dict[str, str] = {}
+    upstream: tuple[str, ...] = ()
+    for stage, names in modules.items():
+        settings = {name: getattr(config, name) for name in _STAGE_SETTINGS[stage]}
+        recipes[stage] = recipe(names, settings, *upstream)
+        upstream = (recipes[stage],)
+    return recipes, {stage: stage_code(names) for stage, names in modules.items()}
+
+
+def _module_of(driver: Driver, node: str) -> str:
+    functions = driver.graph.nodes[node].originating_functions
+    return str(functions[0].__module__)
+
+
+def _done(config: BuildConfig, chips: pa.Table) -> set[str]:
+    """Chips whose row was made with these settings from the prompts they have now."""
+    wanted = dict(zip(chips["uuid"].to_pylist(), chips["prompt_set"].to_pylist(), strict=True))
+    rows = lance_io.scan(
+        config.store, "training_data", ["uuid", "prompt_set"], f"build_config = '{config.build_config}'"
+    )
+    pairs = zip(rows["uuid"].to_pylist(), rows["prompt_set"].to_pylist(), strict=True)
+    return {uuid for uuid, prompt_set in pairs if wanted.get(uuid) == prompt_set}
+
+
+def _failed_before(config: BuildConfig) -> set[str]:
+    where = f"uuid IS NOT NULL AND build_config = '{config.build_config}'"
+    return set(lance_io.scan(config.store, "errors", ["uuid"], where)["uuid"].to_pylist())
+
+
+def _inputs(config: BuildConfig, build: BuildPlan) -> dict[str, Any]:
+    scenes = {
+        kind: build.made_once[f"{kind}_scenes"]["scene_id"].to_pylist()
+        for kind in ("vhr", "msi")
+        if build.made_once[f"{kind}_scenes"] is not None
+    }
+    return {
+        "catalog": config.catalog,
+        "catalog_checksum": checksum(config.catalog),
+        "label_snapshot": build.label_snapshot,
+        "label_tables": [table.table for table in config.labels],
+        "scenes": scenes,
+    }
+
+
+def _record_plan(config: BuildConfig, build: BuildPlan) -> None:
+    """Write the scenes and the split rule the rows will refer to."""
+    tables = [build.made_once[name] for name in ("vhr_scenes", "msi_scenes") if build.made_once[name] is not None]
+    lance_io.write(config.store, "scenes", pa.concat_tables(tables))
+    rule: SplitRule = build.made_once["split_rule"]
+    key = rule.rule_id
+    if len(lance_io.scan(config.store, "splits", ["split_rule"], f"split_rule = '{key}'")):
+        return
+    cells = pc.unique(build.chips["split_cell"]).to_numpy()
+    names = [str(name) for name in split_of_cells(cells, rule)]
+    row = {
+        "split_rule": key,
+        "level": rule.level,
+        "salt": rule.salt,
+        "fractions": list(rule.shares.items()),
+        "guard_m": rule.guard_m,
+        "cells": sorted((name, names.count(name)) for name in set(names)),
+        "created_at": datetime.now(UTC),
+    }
+    lance_io.write(config.store, "splits", pa.Table.from_pylist([row], schema=SPLITS))

@@ -1,0 +1,156 @@
+"""Masks from prompts: a backend segments, refinement cleans, scores decide accept, review or reject."""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import shapely
+from hamilton.function_modifiers import extract_fields, tag
+
+from dataflows import mask_backends
+from utils.errors import AegirError, ConfigError
+from utils.failures import Failure
+from utils.geo import reproject
+from utils.quality import Thresholds, mask_score, verdict
+from utils.refinement import RefinementSteps, area_m2, outline, refine
+from utils.types import Mask, MaskBackend, Prompt, RasterChip, Verdict
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedMask:
+    """A refined mask on its chip, and what became of it."""
+
+    mask: Mask
+    """The mask on the chip's own grid, without halo."""
+    score: float
+    """What the verdict rests on, 0 to 1, uncalibrated."""
+    verdict: Verdict
+    """accept, review, reject or not_in_chip."""
+    reasons: tuple[str, ...]
+    """Why it was not accepted."""
+    area_m2: float
+    """Area of the refined mask, its part in the halo included."""
+
+
+@tag(stage="masks")
+def mask_segmenter(mask_backend: str, mask_options: dict[str, Any]) -> MaskBackend:
+    """The mask backend of this build.
+
+    Raises:
+        UnknownNameError: there is no such backend; the message lists those that exist.
+    """
+    return mask_backends.get(mask_backend, **mask_options)
+
+
+@tag(stage="masks")
+def refinement_steps(refinement: dict[str, Any]) -> RefinementSteps:
+    """Sizes of the refinement steps.
+
+    Raises:
+        ConfigError: a step is unknown or negative.
+    """
+    return _settings(RefinementSteps, refinement, "refinement")
+
+
+@tag(stage="masks")
+def verdict_thresholds(thresholds: dict[str, Any]) -> Thresholds:
+    """Where accept, review and reject part.
+
+    Raises:
+        ConfigError: a threshold is unknown.
+    """
+    return _settings(Thresholds, thresholds, "thresholds")
+
+
+@tag(stage="masks")
+def chip_prompts(prompts: pa.Table, vhr_chips: dict[str, RasterChip]) -> dict[str, list[Prompt]]:
+    """Chip id → its prompts in the CRS of its grid; background chips have none."""
+    found: dict[str, list[Prompt]] = defaultdict(list)
+    for row in prompts.to_pylist():
+        found[row["uuid"]].append(
+            Prompt(
+                prompt_id=row["prompt_id"],
+                label_id=row["label_id"],
+                kind=row["kind"],
+                geometry=shapely.from_wkb(row["utm_geometry"]),
+                dataset=row["dataset"],
+            )
+        )
+    return {uuid: sorted(found[uuid], key=lambda prompt: prompt.prompt_id) for uuid in vhr_chips}
+
+
+@tag(stage="masks")
+@extract_fields({"raw_masks": dict[str, list[Mask]], "mask_failures": list[Failure]})
+def segmentation(
+    vhr_chips: dict[str, RasterChip], chip_prompts: dict[str, list[Prompt]], mask_segmenter: MaskBackend
+) -> dict[str, Any]:
+    """The backend's masks by chip, one per prompt on the chip with its halo; and the chips it failed on."""
+    masks: dict[str, list[Mask]] = {}
+    failures: list[Failure] = []
+    for uuid, chip in vhr_chips.items():
+        asked = chip_prompts[uuid]
+        try:
+            masks[uuid] = mask_segmenter.segment(chip, asked) if asked else []
+        except AegirError as error:
+            ids = tuple(prompt.prompt_id for prompt in asked)
+            failures.append(Failure.of("segmentation", error, uuid=uuid, input_ids=ids))
+    return {"raw_masks": masks, "mask_failures": failures}
+
+
+@tag(stage="masks")
+def refined_masks(raw_masks: dict[str, list[Mask]], refinement_steps: RefinementSteps) -> dict[str, list[Mask]]:
+    """The masks with holes filled, specks dropped and contours smoothed, still with halo."""
+    return {uuid: [refine(mask, steps=refinement_steps) for mask in masks] for uuid, masks in raw_masks.items()}
+
+
+@tag(stage="masks")
+def judged_masks(
+    refined_masks: dict[str, list[Mask]], verdict_thresholds: Thresholds, halo_px: int
+) -> dict[str, list[JudgedMask]]:
+    """Each mask cut to its chip, with score and verdict."""
+    return {
+        uuid: [_judged(mask, verdict_thresholds, halo_px) for mask in masks] for uuid, masks in refined_masks.items()
+    }
+
+
+@tag(stage="masks", table="masks")
+def mask_rows(judged_masks: dict[str, list[JudgedMask]]) -> list[dict[str, Any]]:
+    """One row of ``masks`` per prompt and chip, without id, recipe and run."""
+    return [_mask_row(uuid, judged) for uuid, found in judged_masks.items() for judged in found]
+
+
+def _judged(mask: Mask, limits: Thresholds, halo_px: int) -> JudgedMask:
+    rows, columns = mask.data.shape
+    core = mask.data[halo_px : rows - halo_px, halo_px : columns - halo_px]
+    flags = mask.flags if core.any() or "empty" in mask.flags else tuple(sorted({*mask.flags, "not_in_chip"}))
+    score, area = mask_score(mask.scores, flags), area_m2(mask)
+    decision, reasons = verdict(score, flags, area, limits)
+    cut = replace(mask, data=core.copy(), grid=mask.grid.padded(-halo_px), flags=flags)
+    return JudgedMask(mask=cut, score=score, verdict=decision, reasons=reasons, area_m2=area)
+
+
+def _mask_row(uuid: str, judged: JudgedMask) -> dict[str, Any]:
+    mask, filled = judged.mask, bool(judged.mask.data.any())
+    return {
+        "uuid": uuid,
+        "prompt_id": mask.prompt_id,
+        "verdict": judged.verdict,
+        "flags": sorted({*mask.flags, *judged.reasons}),
+        "score": judged.score,
+        "scores": sorted(mask.scores.items()),
+        "area_m2": judged.area_m2,
+        "mask": mask.data.astype("uint8").tobytes() if filled else None,
+        "outline": shapely.to_wkb(reproject(outline(mask, simplify_px=0.5), mask.grid.epsg, 4326)) if filled else None,
+        "epsg": mask.grid.epsg,
+        "transform": list(mask.grid.transform),
+    }
+
+
+def _settings(kind: type[T], values: dict[str, Any], name: str) -> T:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ConfigError(f"{name}: {error}; known: {', '.join(kind.__dataclass_fields__)}") from error  # type: ignore[attr-defined]

@@ -1,0 +1,151 @@
+"""What the command line shows: progress bars, plans, summaries and the chain behind a chip."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from dataflows import drivers
+from dataflows.config import BuildConfig
+from dataflows.partition_loop import BuildPlan, RunSummary
+from store.lance_io import DEFAULT_STORE
+
+
+def store_place(store: str | None) -> str:
+    """The store asked for, else ``$AEGIR_STORE``, else the default."""
+    return store or os.environ.get("AEGIR_STORE") or DEFAULT_STORE
+
+
+class _Rate(ProgressColumn):
+    """Things per second since the start."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of ``task``."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "–/s", style="cyan")
+
+
+def _bar(*fields: str) -> Progress:
+    counts = [TextColumn(f"{{task.fields[{name}]}} {name}", style="dim") for name in fields]
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        *counts,
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def build_with_progress(config: BuildConfig, *, retry_errors: bool = False) -> RunSummary:
+    """Run the build flow under a progress bar of chips: done/total, rate, skipped, failed."""
+    with _bar("skipped", "failed") as bar:
+        task = bar.add_task("chips", total=None, skipped=0, failed=0)
+
+        def show(summary: RunSummary) -> None:
+            bar.update(
+                task,
+                total=summary.chips_pending,
+                completed=summary.chips_made + summary.chips_failed,
+                skipped=summary.chips_skipped + summary.chips_failed_before,
+                failed=summary.failed,
+            )
+
+        return drivers.run("build", config, retry_errors=retry_errors, progress=show)
+
+
+def sample_with_progress(root: Path, size: str, seed: int) -> dict[str, Any]:
+    """Generate the sample region under a progress bar of files; returns what the flow reports."""
+    with _bar() as bar:
+        task = bar.add_task(f"sample region ({size})", total=None)
+        return drivers.run_sample(
+            root=root, size=size, seed=seed, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+
+
+def plan_counts(build: BuildPlan) -> dict[str, Any]:
+    """A plan in numbers."""
+    return {
+        "chips": len(build.chips),
+        "pending": len(build.pending),
+        "failed_before": build.skipped_failed,
+        "partitions": len(build.partitions),
+        "prompts": len(build.prompts),
+        "roles": dict(Counter(build.pending["chip_role"].to_pylist())),
+        "splits": dict(Counter(build.chips["split"].to_pylist())),
+        "prompt_kinds": dict(Counter(build.prompts["kind"].to_pylist())),
+        "label_snapshot": build.label_snapshot,
+        "refused": dict(Counter(f.error_type for f in build.failures)),
+    }
+
+
+def print_plan(build: BuildPlan) -> None:
+    """Show what a run would do."""
+    counts = plan_counts(build)
+    table = Table(title="plan: build", show_header=False)
+    for name, value in counts.items():
+        shown = ", ".join(f"{k} {v}" for k, v in sorted(value.items())) if isinstance(value, dict) else str(value)
+        table.add_row(name.replace("_", " "), shown or "–")
+    Console().print(table)
+
+
+def print_summary(summary: RunSummary) -> None:
+    """Show what a run did."""
+    table = Table(title=f"run {summary.run_id}: {summary.status}", show_header=False)
+    rows = {
+        "chips": f"{summary.chips_planned} planned, {summary.chips_written} written, {summary.chips_skipped} already there",
+        "failed": f"{summary.chips_failed} chips, {summary.partitions_failed} partitions, {summary.inputs_failed} inputs",
+        "failed before": f"{summary.chips_failed_before} chips, {summary.inputs_failed_before} inputs",
+        "masks": ", ".join(f"{count} {verdict}" for verdict, count in summary.masks.items()),
+        "partitions": f"{summary.partitions_done} of {summary.partitions}",
+        "time": f"{summary.seconds:.1f} s",
+        "store": summary.store,
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = Console()
+    console.print(table)
+    if summary.failed:
+        console.print(f"what failed: python -m store show errors --store {summary.store}", style="yellow")
+
+
+def print_chain(chain: dict[str, Any]) -> None:
+    """Show the chain behind one chip: label → image → code → mask."""
+    chip, run = chain["chip"], chain["run"]
+    tree = Tree(
+        f"[bold]chip {chip['uuid']}[/bold]  {chip['chip_role']}, split {chip['split']}, S2 cell {chip['s2_cell']:x}"
+    )
+    labels = tree.add(f"labels: {len(chain['prompts'])} prompts")
+    for prompt in chain["prompts"]:
+        labels.add(
+            f"{prompt['kind']} {prompt['label_id']} from {prompt['label_table']} "
+            f"at snapshot {prompt['label_snapshot']} of {prompt['label_catalog']}"
+        )
+    images = tree.add(f"images: recipe {chip['image_recipe']}")
+    for scene in chain["scenes"]:
+        images.add(f"{scene['scene_id']}, {scene['sensor']}, {scene['acquired_at']:%Y-%m-%d} ({scene['source']})")
+    masks = tree.add(
+        f"mask: generation {chip['generation']}, {chip['mask_source']}, recipe {chip['mask_recipe']}, "
+        f"{chip['n_accepted']} accepted, {chip['n_review']} for review, {chip['n_rejected']} rejected"
+    )
+    for mask in chain["masks"]:
+        flags = f" ({', '.join(mask['flags'])})" if mask["flags"] else ""
+        masks.add(
+            f"{mask['verdict']} {mask['backend']} score {mask['score']:.2f}, {mask['area_m2']:.0f} m²{flags}, "
+            f"prompt {mask['prompt_id'][:8]}"
+        )
+    if run is not None:
+        code = tree.add(
+            f"code: run {run['run_id']} of {run['flow']}, {run['started_at']:%Y-%m-%d %H:%M}, {run['status']}"
+        )
+        for stage, recipe in run["recipes"].items():
+            code.add(f"{stage} recipe {recipe}: {len(run['code'][stage])} modules")
+        code.add(", ".join(f"{name} {version}" for name, version in run["packages"].items()))
+    Console(soft_wrap=True).print(tree)

@@ -1,0 +1,123 @@
+"""The cheap half of a row: keys, split and place of every chip of a pinned table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from store.lance_io import scan
+from store.schemas import SPLITS
+from training.dataset import TableRef
+from training.inputs import InputSpec
+from utils.errors import ConfigError, SplitError, SplitLeakError
+from utils.split import check_leaks
+
+SPLIT_NAMES: Final = ("train", "val", "test")
+RECIPES: Final = ("image_recipe", "mask_recipe", "index_recipe")
+_COLUMNS: Final = ("uuid", "split", "pv_fraction", *RECIPES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRows:
+    """The chips of one split, sorted by uuid so that order depends on the chips and not on how they are stored."""
+
+    uuids: tuple[str, ...]
+    """Chip ids."""
+    offsets: NDArray[np.int64]
+    """Their positions in the pinned table."""
+
+    def __len__(self) -> int:
+        """Chips."""
+        return len(self.uuids)
+
+
+def scan_keys(ref: TableRef, spec: InputSpec, where: str | None = None) -> pa.Table:
+    """Keys of all rows that satisfy ``where``, sorted by uuid, with their ``_rowoffset`` in the pinned table.
+
+    Raises:
+        ConfigError: ``where`` is not a filter the table understands.
+    """
+    places = [f"{kind}_{what}" for kind in ("vhr", spec.mode) for what in ("epsg", "transform")]
+    columns = list(dict.fromkeys([*_COLUMNS, *places, "_rowoffset"]))
+    try:
+        keys = ref.open().scanner(columns=columns, filter=where, batch_size=8192).to_table()
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"data.where {where!r} is no filter for table {ref.table!r}: {error}") from error
+    return keys.sort_by("uuid")
+
+
+def split_rows(keys: pa.Table, split: str, *, known_only: bool = True) -> SplitRows:
+    """The chips of ``split`` ("all" for every row); without those whose mask holds no known pixel, unless asked."""
+    chosen = keys if split == "all" else keys.filter(pc.equal(keys["split"], split))
+    if known_only:
+        chosen = chosen.filter(pc.is_valid(chosen["pv_fraction"]))
+    offsets = chosen["_rowoffset"].to_numpy().astype(np.int64)
+    return SplitRows(uuids=tuple(chosen["uuid"].to_pylist()), offsets=offsets)
+
+
+def require_rows(keys: pa.Table, split: str, where: str | None, *, known_only: bool = True) -> SplitRows:
+    """:func:`split_rows`, refusing an empty answer.
+
+    Raises:
+        SplitError: the split holds no usable chip.
+    """
+    rows = split_rows(keys, split, known_only=known_only)
+    if len(rows):
+        return rows
+    counts = dict(sorted(zip(*np.unique(keys["split"].to_pylist() or [""], return_counts=True), strict=True)))
+    found = ", ".join(f"{name or 'no rows'} {count}" for name, count in counts.items() if len(keys)) or "no rows"
+    raise SplitError(
+        f"split {split!r} holds no chip with a known mask (rows per split: {found}; filter: {where or 'none'}). "
+        "Build more split cells, choose a finer split level or another salt in the build settings, or relax data.where"
+    )
+
+
+def check_split_leaks(keys: pa.Table, spec: InputSpec, guard_m: float) -> None:
+    """Refuse splits whose inputs overlap or whose VHR footprints stand closer than ``guard_m`` metres.
+
+    Raises:
+        SplitLeakError: naming chips that break the rule.
+    """
+    height, width = spec.profile.height, spec.profile.width
+    vhr_size_m = (width * spec.profile.gsd_m, height * spec.profile.gsd_m)
+    _check(keys, _centres(keys, "vhr", (height, width)), "vhr", vhr_size_m, guard_m)
+    if spec.mode == "msi":
+        shape = (spec.profile.msi_height, spec.profile.msi_width)
+        _check(keys, _centres(keys, "msi", shape), "msi", spec.size_m, 0.0)
+
+
+def _check(
+    keys: pa.Table, centres: NDArray[np.float64], kind: str, size_m: tuple[float, float], guard_m: float
+) -> None:
+    epsg = keys[f"{kind}_epsg"].to_numpy().astype(np.int64)
+    try:
+        check_leaks(centres, epsg, keys["split"].to_pylist(), size_m=max(size_m), guard_m=guard_m)
+    except SplitLeakError as error:
+        what = "chips" if kind == "vhr" else "multispectral windows (data.msi_window_px)"
+        raise SplitLeakError(f"{what} of different splits leak into each other: {error}") from error
+
+
+def _centres(keys: pa.Table, kind: str, shape: tuple[int, int]) -> NDArray[np.float64]:
+    flat = keys[f"{kind}_transform"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    a, b, c, d, e, f = flat.reshape(-1, 6).T
+    row, column = shape[0] / 2, shape[1] / 2
+    return np.stack([a * column + b * row + c, d * column + e * row + f], axis=1)
+
+
+def recipes(keys: pa.Table) -> dict[str, list[str]]:
+    """Distinct recipes of the chips, per kind."""
+    return {name: sorted(pc.unique(keys[name]).to_pylist()) for name in RECIPES}
+
+
+def split_rule(store: str) -> Mapping[str, Any] | None:
+    """The store's newest split rule in plain types; None when it records none."""
+    rules = scan(store, "splits", SPLITS.names)
+    if not len(rules):
+        return None
+    newest: dict[str, Any] = rules.sort_by([("created_at", "descending")]).slice(0, 1).to_pylist()[0]
+    pairs = {name: dict(newest[name]) for name in ("fractions", "cells")}
+    return newest | pairs | {"created_at": newest["created_at"].isoformat()}

@@ -1,0 +1,47 @@
+"""What failed, as a value that travels between nodes and ends in the table ``errors``."""
+
+import hashlib
+import traceback
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One thing that failed while the rest went on."""
+
+    node: str
+    """Node that met it."""
+    error_type: str
+    """Exception class."""
+    message: str
+    """Exception text."""
+    traceback_hash: str
+    """Hash of the frames the exception passed through: equal for equal causes."""
+    input_ids: tuple[str, ...] = ()
+    """Ids of what went in: labels, scenes, prompts."""
+    uuid: str | None = None
+    """Chip, where a single one failed."""
+    partition: int | None = None
+    """S2 cell of the unit of work, once there is one."""
+
+    @classmethod
+    def of(
+        cls,
+        node: str,
+        error: Exception,
+        *,
+        input_ids: tuple[str, ...] = (),
+        uuid: str | None = None,
+        partition: int | None = None,
+    ) -> "Failure":
+        """The failure that ``error`` tells of."""
+        frames = [f"{frame.name}:{frame.line}" for frame in traceback.extract_tb(error.__traceback__)]
+        return cls(
+            node=node,
+            error_type=type(error).__name__,
+            message=str(error),
+            traceback_hash=hashlib.sha256("\n".join([type(error).__name__, *frames]).encode()).hexdigest()[:16],
+            input_ids=input_ids,
+            uuid=uuid,
+            partition=partition,
+        )

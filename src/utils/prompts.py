@@ -1,0 +1,154 @@
+"""Weak labels as prompts: kinds, the margin rule, and where a prompt falls on a pixel grid.
+
+The margin rule
+    ===========  =============================================  ==================================
+    label        prompt geometry                                what a backend may read from it
+    ===========  =============================================  ==================================
+    point        square search box, ``point_box_m`` wide,       the object lies at the centre; the
+                 centred on the point                           box says nothing about its extent
+    box          the envelope, each edge moved outwards by      the object fills the box, roughly
+                 ``margin_share`` of the side it bounds
+    polygon      the polygon as it is; its envelope is          the polygon is the object, roughly
+                 ``Prompt.box``
+    ===========  =============================================  ==================================
+"""
+
+from typing import Literal
+
+import numpy as np
+import shapely
+from affine import Affine
+from shapely import Geometry, MultiPoint, MultiPolygon, Point, Polygon, affinity
+
+from utils.errors import ConfigError, GeometryError
+from utils.types import ChipGrid, Prompt, PromptKind
+
+ClipState = Literal["inside", "clipped", "not_in_chip"]
+
+_BOX_TOLERANCE = 0.01
+_PIXEL_TOLERANCE = 1e-6
+
+
+def label_kind(geometry: Geometry) -> PromptKind:
+    """What a label is, from its shape alone.
+
+    A polygon that fills 99 % of its envelope is a box. Ask in the CRS the label was drawn in: upright boxes are
+    tilted by reprojection.
+
+    Raises:
+        GeometryError: the geometry is empty, not finite, without area, a line or a collection.
+    """
+    _require_finite(geometry)
+    if isinstance(geometry, Point | MultiPoint):
+        return "point"
+    if not isinstance(geometry, Polygon | MultiPolygon):
+        raise GeometryError(
+            f"a label is a {geometry.geom_type}; labels are points, boxes or polygons: "
+            "split collections and buffer lines before they enter the label table"
+        )
+    if geometry.area <= 0:
+        raise GeometryError(f"a {geometry.geom_type} label has no area; drop it or store it as a point")
+    return "box" if geometry.area >= (1 - _BOX_TOLERANCE) * geometry.envelope.area else "polygon"
+
+
+def prompt_geometry(label: Geometry, kind: PromptKind, *, margin_share: float, point_box_m: float) -> Geometry:
+    """The prompt a label becomes under the margin rule of this module.
+
+    Args:
+        label: the label in a CRS with metre units, the chip's.
+        kind: what the label is (:func:`label_kind`).
+        margin_share: how far each edge of a box moves outwards, as a share of the side across it: 0.05 makes a
+            20 m side 22 m; 0 leaves the box as it is, a negative share shrinks it.
+        point_box_m: width of the search box around a point, metres. A multi-point gets its envelope grown by
+            half of it on every side.
+
+    Returns:
+        A valid polygon (a multi-polygon stays one) in the CRS of ``label``; self-crossing outlines are mended.
+
+    Raises:
+        GeometryError: the label is empty, not finite, or no polygon where its kind needs one.
+        ConfigError: the margin leaves no box, or the search box has no width.
+    """
+    _require_finite(label)
+    if margin_share <= -0.5:
+        raise ConfigError(f"margin_share is {margin_share}; a box keeps some size only above -0.5")
+    if point_box_m <= 0:
+        raise ConfigError(f"point_box_m is {point_box_m}; a search box needs a width in metres")
+    if kind == "point":
+        west, south, east, north = label.bounds
+        half = point_box_m / 2
+        return shapely.box(west - half, south - half, east + half, north + half)
+    if not isinstance(label, Polygon | MultiPolygon):
+        raise GeometryError(f"a {kind} label is a {label.geom_type}; pass the kind that label_kind returns")
+    if kind == "polygon":
+        return _valid_polygon(label)
+    growth = 1 + 2 * margin_share
+    return affinity.scale(label.envelope, growth, growth)
+
+
+def jittered_box(geometry: Geometry, share: float, rng: np.random.Generator) -> Polygon:
+    """The envelope of ``geometry`` as a hurried annotator draws it.
+
+    Each of the four edges moves independently by a normal deviate of ``share`` × the side it bounds.
+    """
+    west, south, east, north = geometry.bounds
+    width, height = east - west, north - south
+    moves = rng.normal(0.0, share, 4) * (width, height, width, height)
+    xs = sorted((west + moves[0], east + moves[2]))
+    ys = sorted((south + moves[1], north + moves[3]))
+    return shapely.box(xs[0], ys[0], xs[1], ys[1])
+
+
+def to_pixels(geometry: Geometry, grid: ChipGrid) -> Geometry:
+    """``geometry`` from CRS units to pixel coordinates ``(col, row)``, corner-based, for any affine grid."""
+    inverse: Affine = ~grid.affine
+    return affinity.affine_transform(geometry, [inverse.a, inverse.b, inverse.d, inverse.e, inverse.c, inverse.f])
+
+
+def pixel_box(prompt: Prompt, grid: ChipGrid) -> tuple[float, float, float, float]:
+    """``(col0, row0, col1, row1)``: the upright pixel rectangle around the prompt's box, all four corners transformed.
+
+    Coordinates are corner-based and not clipped: they may lie outside the grid.
+    """
+    col0, row0, col1, row1 = to_pixels(prompt.box, grid).bounds
+    return float(col0), float(row0), float(col1), float(row1)
+
+
+def clip_state(prompt: Prompt, grid: ChipGrid) -> ClipState:
+    """Whether the prompt lies ``inside`` the grid, is ``clipped`` by its edge, or is ``not_in_chip``.
+
+    A point prompt whose centre falls off the grid is not in the chip, wherever its search box reaches. Touching
+    the edge from outside does not count as being in.
+    """
+    shape = to_pixels(prompt.geometry, grid)
+    chip = shapely.box(0, 0, grid.width, grid.height)
+    if prompt.kind == "point" and not chip.covers(shape.envelope.centroid):
+        return "not_in_chip"
+    col0, row0, col1, row1 = shape.bounds
+    low, high = min(col0, row0), max(col1 - grid.width, row1 - grid.height)
+    if low >= -_PIXEL_TOLERANCE and high <= _PIXEL_TOLERANCE:
+        return "inside"
+    if not shape.is_valid:
+        shape = shapely.make_valid(shape)
+    return "clipped" if shape.intersection(chip).area > _PIXEL_TOLERANCE else "not_in_chip"
+
+
+def _valid_polygon(polygon: Polygon | MultiPolygon) -> Polygon | MultiPolygon:
+    if polygon.is_valid:
+        return polygon
+    mended = shapely.unary_union([part for part in _flat_parts(shapely.make_valid(polygon)) if part.area > 0])
+    if mended.is_empty:
+        raise GeometryError("a polygon label has no area once its crossing outline is mended; drop it or redraw it")
+    return mended
+
+
+def _flat_parts(geometry: Geometry) -> list[Geometry]:
+    parts = list(getattr(geometry, "geoms", []))
+    return [leaf for part in parts for leaf in _flat_parts(part)] if parts else [geometry]
+
+
+def _require_finite(geometry: Geometry) -> None:
+    if geometry is None or geometry.is_empty or not np.isfinite(shapely.get_coordinates(geometry)).all():
+        raise GeometryError(
+            "a label has an empty geometry or coordinates that are not finite; mend or drop it in the label table"
+        )

@@ -1,0 +1,298 @@
+"""Which chips train, validate and test: a function of an S2 cell, a guard ring in metres, and a check for leaks.
+
+The hash is the finaliser of splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+generators", OOPSLA; constants of Vigna's public-domain ``splitmix64.c``).
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import shapely
+from numpy.typing import ArrayLike, NDArray
+
+from utils.errors import SplitError, SplitLeakError
+from utils.geo import LONLAT, ChipLattice, reproject_points, s2_cells, s2_parents
+
+SPLITS = ("train", "val", "test")
+"""Splits in the order of :attr:`SplitRule.fractions`."""
+
+GUARD = "guard"
+"""Split of chips that stand too near another split to be used."""
+
+Names = NDArray[np.str_]
+_TOLERANCE_M = 1e-6
+_POSITIONS_PER_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRule:
+    """How cells become splits."""
+
+    level: int
+    """S2 level of the split cells."""
+    salt: int
+    """Chooses among the possible splits; from :func:`choose_salt`. 0 to 2⁶³ - 1."""
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    """Wanted share of cells for train, val and test; they sum to 1."""
+    guard_m: float = 0.0
+    """Footprints of different splits keep at least this distance, metres."""
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that cannot be followed."""
+        _bounds(self.fractions)
+        if not 0 <= self.level <= 30:
+            raise SplitError(f"split level {self.level} is no S2 level; give 0 to 30")
+        if not 0 <= self.salt < 1 << 63:
+            raise SplitError(f"salt {self.salt} is outside 0 to 2^63 - 1")
+        if not (math.isfinite(self.guard_m) and self.guard_m >= 0):
+            raise SplitError(f"guard distance {self.guard_m} m must be 0 or more")
+
+    @property
+    def rule_id(self) -> str:
+        """Hash of the rule: equal rules have equal ids on every machine."""
+        values = [self.level, self.salt, [float(share) for share in self.fractions], float(self.guard_m)]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Split name → wanted share of cells."""
+        return dict(zip(SPLITS, self.fractions, strict=True))
+
+
+def split_of_cells(cells: ArrayLike, rule: SplitRule) -> Names:
+    """Split of each S2 cell, by its ancestor at the rule's level; shape (n,), values ``train``, ``val``, ``test``.
+
+    Raises:
+        GeometryError: an id is no S2 cell, or is coarser than the rule's level.
+    """
+    return np.array(SPLITS)[_ranks(cells, rule)]
+
+
+def choose_salt(
+    cells: ArrayLike,
+    weights: ArrayLike,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    *,
+    tries: int = 4096,
+) -> int:
+    """The salt, of the first ``tries``, whose splits' shares of the weight come nearest to ``fractions``.
+
+    Every split with a share above 0 gets at least one cell and some weight. Nearest is the smallest largest
+    deviation; ties go to the lower salt, so the same input always gives the same salt.
+
+    Args:
+        cells: split cells (S2, at the split level), repeats allowed, shape (n,).
+        weights: what to balance, for example labelled chips per cell, ≥ 0, shape (n,).
+        fractions: wanted shares of train, val and test.
+        tries: salts to look at.
+
+    Raises:
+        SplitError: the weights are unusable, there are fewer weighted cells than splits, or no salt fills every split.
+    """
+    ids, total = _weight_per_cell(cells, weights)
+    bounds, wanted = _bounds(fractions), np.array(fractions)
+    needed = int((wanted > 0).sum())
+    if len(ids) < needed:
+        raise SplitError(
+            f"{len(ids)} split cells with labels cannot make {needed} splits without an empty one; "
+            "use a finer split level, a larger area, or set a fraction to 0"
+        )
+    best, best_salt = math.inf, -1
+    block = max(1, (1 << 22) // len(ids))
+    for start in range(0, tries, block):
+        salts = np.arange(start, min(start + block, tries), dtype=np.uint64)
+        draws = _draws(ids, salts)
+        below = np.stack([(total * (draws < edge)).sum(axis=1) for edge in bounds], axis=1)
+        shares = np.diff(below / total.sum(), axis=1, prepend=0, append=1)
+        worst = np.abs(shares - wanted).max(axis=1)
+        worst[(shares[:, wanted > 0] <= 1e-12).any(axis=1)] = math.inf
+        at = int(np.argmin(worst))
+        if worst[at] < best:
+            best, best_salt = float(worst[at]), int(salts[at])
+    if best_salt < 0:
+        raise SplitError(
+            f"none of {tries} salts puts a labelled cell into every split of {fractions} with {len(ids)} cells; "
+            "use a finer split level or more even fractions"
+        )
+    return best_salt
+
+
+def guarded_splits(ix: ArrayLike, iy: ArrayLike, lattice: ChipLattice, rule: SplitRule) -> Names:
+    """Split of lattice chips, with ``guard`` for those nearer than ``rule.guard_m`` to another split's ground.
+
+    A train chip yields to every lattice position of val or test, a val chip to those of test, whether or not a chip
+    was made there: a chip's split never depends on which other chips exist. Test keeps all its chips.
+
+    Args:
+        ix: columns of the chips on the lattice, shape (n,).
+        iy: rows of the chips, shape (n,).
+        lattice: the lattice both count on.
+        rule: the split rule.
+
+    Returns:
+        Shape (n,): ``train``, ``val``, ``test`` or ``guard``.
+    """
+    columns, rows = np.atleast_1d(np.asarray(ix, np.int64)), np.atleast_1d(np.asarray(iy, np.int64))
+    result = np.empty(len(columns), "<U5")
+    offsets = _offsets_within(lattice, rule.guard_m)
+    order = np.lexsort((columns, rows))
+    block = max(1, _POSITIONS_PER_BLOCK // len(offsets))
+    for start in range(0, len(order), block):
+        part = order[start : start + block]
+        around = np.stack([columns[part], rows[part]], axis=1)[:, None, :] + offsets[None, :, :]
+        ranks = _ranks_at(around.reshape(-1, 2), lattice, rule).reshape(len(part), len(offsets))
+        own = ranks[:, 0]
+        names = np.array(SPLITS)[own]
+        result[part] = np.where(ranks.max(axis=1) > own, GUARD, names)
+    return result
+
+
+def check_leaks(
+    centres_xy: ArrayLike, epsg: ArrayLike, splits: Sequence[str] | Names, *, size_m: float, guard_m: float = 0.0
+) -> None:
+    """Refuse chips of different splits that overlap or stand closer than the guard distance; ``guard`` chips are free.
+
+    Footprints are squares along the axes of their CRS. Chips of different CRSs are compared in the CRS of the lower
+    EPSG code, and only where they are within a degree of each other, so zone edges are covered and distortion is not.
+
+    Args:
+        centres_xy: chip centres, shape (n, 2), columns x, y in the chip's CRS, metres.
+        epsg: EPSG code per chip, or one for all.
+        splits: split per chip.
+        size_m: edge length of what a model sees of a chip, metres.
+        guard_m: distance to keep, metres; with 0 chips may touch but not overlap.
+
+    Raises:
+        SplitLeakError: the number of leaking pairs, and the first five.
+        SplitError: a split has another name.
+    """
+    centres = np.asarray(centres_xy, np.float64).reshape(-1, 2)
+    names = np.asarray(splits, np.str_)
+    codes = np.broadcast_to(np.asarray(epsg, np.int64), len(centres))
+    unknown = sorted(set(names.tolist()) - {*SPLITS, GUARD})
+    if unknown or len(names) != len(centres):
+        raise SplitError(f"{len(centres)} chips have {len(names)} splits; unknown: {unknown}; known: {SPLITS}, {GUARD}")
+    leaks: list[tuple[int, int]] = []
+    for one, other in combinations(SPLITS, 2):
+        for near, far in _comparable(centres, codes, np.flatnonzero(names == one), np.flatnonzero(names == other)):
+            epsgs = min(codes[near[0]], codes[far[0]])
+            pairs = _too_close(
+                _squares(centres[near], int(codes[near[0]]), size_m, int(epsgs)),
+                _squares(centres[far], int(codes[far[0]]), size_m, int(epsgs)),
+                guard_m,
+                size_m * _TOLERANCE_M,
+            )
+            leaks += zip(near[pairs[0]].tolist(), far[pairs[1]].tolist(), strict=True)
+    if leaks:
+        shown = ", ".join(f"{a} ({names[a]}) and {b} ({names[b]})" for a, b in sorted(leaks)[:5])
+        raise SplitLeakError(
+            f"{len(leaks)} pairs of chips of different splits overlap or stand closer than {guard_m} m: {shown}; "
+            "rebuild their splits with utils.split.guarded_splits and one rule"
+        )
+
+
+def _bounds(fractions: Sequence[float]) -> NDArray[np.float64]:
+    shares = np.asarray(fractions, np.float64)
+    if shares.shape != (3,) or not (shares >= 0).all() or not math.isclose(float(shares.sum()), 1.0, abs_tol=1e-9):
+        raise SplitError(f"fractions {fractions} must be three shares (train, val, test) that sum to 1")
+    return np.cumsum(shares)[:2]
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One step of splitmix64 from each state."""
+    z = values + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _draws(cells: NDArray[np.uint64], salts: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """A number in [0, 1) per (salt, cell): the upper 53 bits of the hash."""
+    hashed = _mixed(cells[None, :] ^ _mixed(salts)[:, None])
+    return (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _weight_per_cell(cells: ArrayLike, weights: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    ids, heavy = np.atleast_1d(np.asarray(cells, np.uint64)), np.atleast_1d(np.asarray(weights, np.float64))
+    if ids.shape != heavy.shape or not np.isfinite(heavy).all() or (heavy < 0).any():
+        raise SplitError(f"{len(ids)} cells have {len(heavy)} weights; give one finite weight ≥ 0 per cell")
+    ids, heavy = ids[heavy > 0], heavy[heavy > 0]
+    unique, inverse = np.unique(ids, return_inverse=True)
+    return unique, np.bincount(inverse, heavy, minlength=len(unique)).astype(np.float64)
+
+
+def _offsets_within(lattice: ChipLattice, guard_m: float) -> NDArray[np.int64]:
+    """Lattice offsets, shape (k, 2), of positions whose footprint gap to a chip is below ``guard_m``; itself first."""
+    reach_x, reach_y = (math.ceil(guard_m / step) + 1 for step in (lattice.width_m, lattice.height_m))
+    dx, dy = np.meshgrid(np.arange(-reach_x, reach_x + 1), np.arange(-reach_y, reach_y + 1))
+    gap = np.hypot(np.maximum(np.abs(dx) - 1, 0) * lattice.width_m, np.maximum(np.abs(dy) - 1, 0) * lattice.height_m)
+    near = (gap < guard_m) & ((dx != 0) | (dy != 0))
+    return np.concatenate([np.zeros((1, 2), np.int64), np.column_stack([dx[near], dy[near]])])
+
+
+def _ranks(cells: ArrayLike, rule: SplitRule) -> NDArray[np.int64]:
+    """Place in :data:`SPLITS` of each cell's split, shape (n,)."""
+    draws = _draws(s2_parents(cells, rule.level), np.array([rule.salt], np.uint64))[0]
+    ranks: NDArray[np.int64] = np.searchsorted(_bounds(rule.fractions), draws, side="right")
+    return ranks
+
+
+def _ranks_at(positions: NDArray[np.int64], lattice: ChipLattice, rule: SplitRule) -> NDArray[np.int64]:
+    """Place in :data:`SPLITS` of each lattice position's split, shape (n,)."""
+    unique, inverse = np.unique(positions, axis=0, return_inverse=True)
+    lonlat = reproject_points(lattice.centres(unique[:, 0], unique[:, 1]), lattice.epsg, LONLAT)
+    ranks = _ranks(s2_cells(lonlat[:, 0], lonlat[:, 1], rule.level), rule)
+    spread: NDArray[np.int64] = ranks[inverse.ravel()]
+    return spread
+
+
+def _comparable(
+    centres: NDArray[np.float64], codes: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Groups of chips of two splits, each of one CRS, that may be near each other."""
+    for first in np.unique(codes[one]).tolist():
+        for second in np.unique(codes[other]).tolist():
+            near, far = one[codes[one] == first], other[codes[other] == second]
+            if first != second:
+                a, b = reproject_points(centres[near], first, LONLAT), reproject_points(centres[far], second, LONLAT)
+                near, far = near[_within_a_degree(a, b)], far[_within_a_degree(b, a)]
+            if len(near) and len(far):
+                yield near, far
+
+
+def _within_a_degree(lonlat: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Positions within a degree of the lon/lat box of ``others``; longitudes wrap."""
+    anchor = others[0, 0]
+    lons, own = ((each[:, 0] - anchor + 180) % 360 - 180 for each in (others, lonlat))
+    inside: NDArray[np.bool_] = (own >= lons.min() - 1) & (own <= lons.max() + 1)
+    inside &= (lonlat[:, 1] >= others[:, 1].min() - 1) & (lonlat[:, 1] <= others[:, 1].max() + 1)
+    return inside
+
+
+def _squares(centres: NDArray[np.float64], epsg: int, size_m: float, target: int) -> NDArray[np.object_]:
+    half = size_m / 2
+    x, y = centres[:, 0], centres[:, 1]
+    squares: NDArray[np.object_] = shapely.box(x - half, y - half, x + half, y + half)
+    if epsg == target:
+        return squares
+    return shapely.transform(squares, lambda xy: reproject_points(xy, epsg, target))  # type: ignore[no-any-return]
+
+
+def _too_close(
+    squares: NDArray[np.object_], others: NDArray[np.object_], guard_m: float, noise_m2: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Index pairs whose gap is below the guard distance, or that overlap by more than rounding."""
+    tree = shapely.STRtree(others)
+    a, b = tree.query(squares, predicate="dwithin", distance=guard_m)
+    gap = shapely.distance(squares[a], others[b])
+    overlap = np.zeros(len(a), np.bool_)
+    touching = gap == 0
+    shared = shapely.area(shapely.intersection(squares[a[touching]], others[b[touching]]))
+    overlap[touching] = shared > noise_m2
+    close = overlap | (gap < guard_m - _TOLERANCE_M)
+    return a[close], b[close]
