@@ -20,7 +20,7 @@ EXIT_REFUSED = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code: 0 done, 2 refused, 3 rows were added to ``errors``, 130 interrupted."""
+    """Run one subcommand; returns the exit code: 0 done, 2 refused, 3 rows added to ``errors``, 130 interrupted."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
     # Hamilton logs every typed error a second time, with a banner

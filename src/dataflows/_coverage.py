@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import shapely
 
@@ -102,7 +103,7 @@ class _Footprints:
     def days(self, grids: list[ChipGrid]) -> list[dict[date, tuple[float, list[str]]]]:
         """Per grid: day → share of the grid its scenes cover, and their ids, newest catalogue order."""
         found: list[dict[date, list[int]]] = [defaultdict(list) for _ in grids]
-        outlines = [reproject(grid.footprint, grid.epsg, 4326) for grid in grids]
+        outlines = np.array([reproject(grid.footprint, grid.epsg, 4326) for grid in grids], object)
         for chip, scene in sorted(zip(*self._tree.query(outlines, predicate="intersects"), strict=True)):
             found[chip][self._days[scene]].append(int(scene))
         return [

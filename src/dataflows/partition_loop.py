@@ -141,7 +141,7 @@ def plan(config: BuildConfig, driver: Driver, *, retry_errors: bool = False) -> 
     lance_io.check_writable(config.store)
     if lance_io.table_exists(config.store, "training_data"):
         found = lance_io.open_table(config.store, "training_data").schema
-        if not found.equals(training_data(config.profile)):
+        if not lance_io.same_shape(found, training_data(config.profile)):
             raise SchemaError(
                 f"training_data in {config.store} has another chip profile or schema version; "
                 "set `store` to another place for this profile"

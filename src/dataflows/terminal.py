@@ -99,9 +99,11 @@ def print_plan(build: BuildPlan) -> None:
 def print_summary(summary: RunSummary) -> None:
     """Show what a run did."""
     table = Table(title=f"run {summary.run_id}: {summary.status}", show_header=False)
+    made = f"{summary.chips_written} written, {summary.chips_skipped} already there"
+    failed = f"{summary.chips_failed} chips, {summary.partitions_failed} partitions, {summary.inputs_failed} inputs"
     rows = {
-        "chips": f"{summary.chips_planned} planned, {summary.chips_written} written, {summary.chips_skipped} already there",
-        "failed": f"{summary.chips_failed} chips, {summary.partitions_failed} partitions, {summary.inputs_failed} inputs",
+        "chips": f"{summary.chips_planned} planned, {made}",
+        "failed": failed,
         "failed before": f"{summary.chips_failed_before} chips, {summary.inputs_failed_before} inputs",
         "masks": ", ".join(f"{count} {verdict}" for verdict, count in summary.masks.items()),
         "partitions": f"{summary.partitions_done} of {summary.partitions}",

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.schemas import primary_key, profile_of, schema_for
-from utils.errors import SchemaError, StoreNotWritableError, TableNotFoundError
+from utils.errors import SchemaError, StoreError, StoreNotWritableError, TableNotFoundError
 from utils.types import ChipProfile
 
 STORAGE_VERSION: Final = "2.2"
@@ -52,11 +52,14 @@ def open_table(uri: str | Path, name: str, version: int | str | None = None) -> 
 
     Raises:
         TableNotFoundError: the store, the table or the version does not exist.
+        StoreError: the table is there and cannot be read.
     """
     place = table_uri(uri, name)
     try:
         return lance.dataset(place, version=version)
     except (ValueError, OSError) as error:
+        if not any(words in str(error) for words in ("was not found", "Ref not found")):
+            raise StoreError(f"table {name!r} in {uri} cannot be read: {error}") from error
         what = f"version {version!r} of table {name!r}" if version is not None else f"table {name!r}"
         raise TableNotFoundError(
             f"no {what} in the store {uri}; `python -m store tables --store {uri}` lists what it holds"
@@ -84,9 +87,12 @@ def scan(
             raise
         schema = schema_for(name)
         return pa.schema([schema.field(column) for column in columns]).empty_table()
-    return dataset.scanner(
-        columns=list(columns), filter=where, batch_size=256, batch_readahead=2, io_buffer_size=64 << 20
-    ).to_table()
+    try:
+        return dataset.scanner(
+            columns=list(columns), filter=where, batch_size=256, batch_readahead=2, io_buffer_size=64 << 20
+        ).to_table()
+    except (ValueError, OSError) as error:
+        raise StoreError(f"table {name!r} cannot be scanned for {list(columns)} where {where!r}: {error}") from error
 
 
 def conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -95,24 +101,44 @@ def conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
     Raises:
         SchemaError: columns are missing or unknown, a value does not fit, a null stands where none may, or keys repeat.
     """
+    table = (schema.metadata or {}).get(b"table", b"table").decode()
     missing = [name for name in schema.names if name not in data.column_names]
     unknown = [name for name in data.column_names if name not in schema.names]
-    table = (schema.metadata or {}).get(b"table", b"table").decode()
-    if missing or unknown:
-        raise SchemaError(f"{table}: missing columns {missing}, unknown columns {unknown}")
+    twice = sorted({name for name in data.column_names if data.column_names.count(name) > 1})
+    if missing or unknown or twice:
+        raise SchemaError(f"{table}: missing columns {missing}, unknown columns {unknown}, repeated columns {twice}")
     ordered = data.select(schema.names)
     for field in schema:
-        if not field.nullable and ordered[field.name].null_count:
-            raise SchemaError(f"{table}.{field.name} holds {ordered[field.name].null_count} nulls and may hold none")
+        _check_column(ordered[field.name], field, table)
     try:
         result = ordered.cast(schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+    except (pa.ArrowException, ValueError) as error:
         raise SchemaError(f"{table}: a column does not fit its type: {error}") from error
     key = primary_key(schema)
     if pc.count_distinct(result[key]).as_py() != len(result):
         raise SchemaError(f"{table}: {key} repeats among the {len(result)} rows of one write")
     _check_mask_sizes(result, schema, table)
     return result
+
+
+def _check_column(column: pa.ChunkedArray, field: pa.Field, table: str) -> None:
+    """Refuse what a cast would let through: forbidden nulls, text as numbers, times without a zone."""
+    place = f"{table}.{field.name}"
+    if not field.nullable and column.null_count:
+        raise SchemaError(f"{place} holds {column.null_count} nulls and may hold none")
+    given, wanted = column.type, field.type
+    if pa.types.is_null(given):
+        return
+    if _is_text(given) != _is_text(wanted):
+        raise SchemaError(f"{place} is {given}, the schema wants {wanted}; convert it first")
+    if pa.types.is_timestamp(given) and pa.types.is_timestamp(wanted) and given.tz is None:
+        raise SchemaError(f"{place} holds times without a time zone; give UTC")
+    if pa.types.is_fixed_size_list(wanted) and pc.list_flatten(column).null_count:
+        raise SchemaError(f"{place} holds nulls inside its lists of {wanted.list_size}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _check_mask_sizes(data: pa.Table, schema: pa.Schema, table: str) -> None:
@@ -142,7 +168,7 @@ def write(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
     schema = schema_for(name, profile)
     rows = conform(data, schema)
     dataset = _open_or_create(uri, name, schema)
-    if not dataset.schema.equals(schema):
+    if not same_shape(dataset.schema, schema):
         raise SchemaError(
             f"table {name!r} in {uri} has another schema or chip profile than this write; give it another store"
         )
@@ -159,6 +185,13 @@ def write(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
         inserted=int(stats["num_inserted_rows"]),
         updated=int(stats["num_updated_rows"]),
     )
+
+
+def same_shape(found: pa.Schema, wanted: pa.Schema) -> bool:
+    """Whether two schemas have equal columns, schema version and chip profile."""
+    keys = (b"profile", b"schema_version")
+    both = [[(schema.metadata or {}).get(key) for key in keys] for schema in (found, wanted)]
+    return bool(found.equals(wanted)) and both[0] == both[1]
 
 
 def refresh_indexes(uri: str | Path, name: str) -> None:
@@ -187,10 +220,9 @@ def check_writable(uri: str | Path) -> None:
 
 
 def _open_or_create(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDataset:
-    try:
+    check_writable(uri)
+    if table_exists(uri, name):
         return open_table(uri, name)
-    except TableNotFoundError:
-        check_writable(uri)
     try:
         return lance.write_dataset(
             schema.empty_table(),

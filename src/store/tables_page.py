@@ -60,7 +60,7 @@ def _section(name: str, schema: pa.Schema) -> str:
 
 
 def _row(field: pa.Field) -> str:
-    cells = [f"`{field.name}`", type_text(field.type), "yes" if field.nullable else ""]
+    cells = [f"`{field.name}`", f"`{type_text(field.type)}`", "yes" if field.nullable else ""]
     cells += [_meta(field, name) for name in ("unit", "axes", "crs", "doc")]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 

@@ -39,10 +39,11 @@ class ClassicalBackend:
     """Colour-ratio masks; options are the fields of :class:`utils.segmentation.ColourRatio`.
 
     Flags: ``clipped`` (the prompt reaches off the chip), ``point_only`` (no extent was given), ``small`` (under 10
-    pixels across), ``no_context`` (nothing else is visible: the mask is the prompt itself, without scores), ``empty``
-    and ``not_in_chip``. Scores: ``stability`` (mean IoU with the masks of four boxes moved by 5 % of the side),
-    ``box_agreement`` (IoU with the visible prompt; absent for points) and ``rectangularity`` (absent for polygons,
-    whose shape is given).
+    pixels across), ``no_context`` (nothing else is visible: the mask is the prompt itself, without scores; empty for
+    a point), ``empty`` and ``not_in_chip``.
+
+    Scores: ``stability`` (mean IoU with the masks of four boxes moved by 5 % of the side), ``box_agreement`` (IoU with
+    the visible prompt; absent for points) and ``rectangularity`` (absent for polygons, whose shape is given).
     """
 
     name = "classical"
@@ -52,6 +53,7 @@ class ClassicalBackend:
 
         Raises:
             UnknownNameError: an option is no setting of the method.
+            ConfigError: a setting is out of range.
         """
         known = [setting.name for setting in fields(ColourRatio)]
         for option in options:
@@ -92,6 +94,8 @@ class ClassicalBackend:
             if not found.any():
                 return empty_mask(chip, prompt, *flags, "empty")
             scores = self._scores(found, region, window, geometry, prompt)
+        elif prompt.kind == "point":
+            return empty_mask(chip, prompt, *flags, "no_context", "empty")
         else:
             found, flags = region.box, (*flags, "no_context")
         data = np.zeros(chip.valid.shape, dtype=np.bool_)

@@ -1,0 +1,196 @@
+"""How good the masks of a store are against known truth, and a picture of some chips."""
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from rasterio.features import rasterize
+
+from store import lance_io
+from store.schemas import profile_of
+from store.vectors import read_features
+from utils.geo import reproject
+from utils.quality import iou
+from utils.types import IGNORE, ChipGrid
+
+_TILE_PX = 224
+_GAP_PX = 10
+_CAPTION_PX = 20
+_PV_COLOUR = (255, 196, 0)
+_IGNORE_COLOUR = (220, 60, 160)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthScores:
+    """Masks against truth polygons."""
+
+    masks: int
+    """Accepted masks compared."""
+    mask_iou: float
+    """Mean IoU of accepted masks, each with the truth its prompt touches, on its chip."""
+    box_iou: float
+    """Mean IoU of those prompts' boxes with the same truth: what no segmentation at all would give."""
+    pixel_iou: float
+    """IoU of PV pixels of all chips' masks with all truth, ignored pixels left out."""
+    false_accepts: int
+    """Accepted masks whose prompt touches no truth."""
+
+
+def truth_scores(store: str, truth: str | Path, *, table: str = "training_data") -> TruthScores:
+    """Score the store's masks against truth polygons (GeoJSON, property ``built`` an ISO day, optional).
+
+    Truth built after a chip's VHR image does not count on that chip.
+
+    Raises:
+        TableNotFoundError: the store has no such table.
+        ConfigError: the truth file cannot be read.
+    """
+    known = [(properties.get("built"), geometry) for properties, geometry in read_features(truth)]
+    tree = shapely.STRtree([geometry for _, geometry in known])
+    dataset = lance_io.open_table(store, table)
+    shape = profile_of(dataset.schema)
+    columns = ["uuid", "generated_mask", "footprint", "vhr_epsg", "vhr_transform", "vhr_acquired_at"]
+    masks = _masks_by_chip(store)
+    hits = union = false_accepts = 0
+    mask_ious, box_ious = [], []
+    for batch in dataset.to_batches(columns=columns, batch_size=64):
+        for row in batch.to_pylist():
+            grid = ChipGrid(
+                epsg=row["vhr_epsg"], transform=tuple(row["vhr_transform"]), height=shape.height, width=shape.width
+            )
+            near = tree.query(shapely.from_wkb(row["footprint"]), predicate="intersects")
+            objects = [
+                reproject(known[i][1], 4326, grid.epsg)
+                for i in near
+                if known[i][0] is None or date.fromisoformat(known[i][0]) <= row["vhr_acquired_at"].date()
+            ]
+            everything = _raster(objects, grid)
+            mask = np.frombuffer(row["generated_mask"], np.uint8).reshape(everything.shape)
+            counts = mask != IGNORE
+            hits += int(((mask == 1) & everything & counts).sum())
+            union += int((((mask == 1) | everything) & counts).sum())
+            for pixels, prompt in masks.get(row["uuid"], []):
+                asked = reproject(prompt, 4326, grid.epsg)
+                found = [pv for pv in objects if pv.intersects(asked)]
+                if not found:
+                    false_accepts += 1
+                    continue
+                wanted = _raster(found, grid)
+                mask_ious.append(iou(np.frombuffer(pixels, np.uint8).reshape(wanted.shape) > 0, wanted))
+                box_ious.append(iou(_raster([asked.envelope], grid), wanted))
+    return TruthScores(
+        masks=len(mask_ious) + false_accepts,
+        mask_iou=float(np.mean(mask_ious)) if mask_ious else 0.0,
+        box_iou=float(np.mean(box_ious)) if box_ious else 0.0,
+        pixel_iou=hits / union if union else 0.0,
+        false_accepts=false_accepts,
+    )
+
+
+def _masks_by_chip(store: str) -> dict[str, list[tuple[bytes, shapely.Geometry]]]:
+    """Chip id → accepted masks and the geometry of their prompts."""
+    accepted = lance_io.scan(store, "masks", ["uuid", "prompt_id", "mask"], "verdict = 'accept'")
+    prompts = lance_io.scan(store, "prompts", ["prompt_id", "geometry"])
+    geometry = dict(zip(prompts["prompt_id"].to_pylist(), prompts["geometry"].to_pylist(), strict=True))
+    found: dict[str, list[tuple[bytes, shapely.Geometry]]] = {}
+    for row in accepted.to_pylist():
+        found.setdefault(row["uuid"], []).append((row["mask"], shapely.from_wkb(geometry[row["prompt_id"]])))
+    return found
+
+
+def _raster(objects: list[shapely.Geometry], grid: ChipGrid) -> NDArray[np.bool_]:
+    if not objects:
+        return np.zeros((grid.height, grid.width), bool)
+    burnt = rasterize(objects, out_shape=(grid.height, grid.width), transform=grid.affine, dtype="uint8")
+    return np.asarray(burnt, bool)
+
+
+def contact_sheet(store: str, path: str | Path, *, chips: int = 8, table: str = "training_data") -> Path:
+    """A PNG of some chips, two to a row: VHR chip, mask over it, multispectral chip (B08, B04, B03).
+
+    Chips are those with most PV among differently sized ones, then one for review, then background.
+
+    Raises:
+        TableNotFoundError: the store has no such table.
+    """
+    dataset = lance_io.open_table(store, table)
+    uuids = _chosen(lance_io.scan(store, table, ["uuid", "pv_fraction", "chip_role", "n_review"]), chips)
+    quoted = ", ".join(f"'{uuid}'" for uuid in uuids)
+    wanted = ["uuid", "vhr_image_chip", "generated_mask", "split", "chip_role", "vhr_acquired_at"]
+    has_msi = "msi_image_chip" in dataset.schema.names
+    rows = dataset.to_table(columns=[*wanted, *(["msi_image_chip"] if has_msi else [])], filter=f"uuid IN ({quoted})")
+    order = {uuid: i for i, uuid in enumerate(uuids)}
+    panels = [_panels(rows, i, profile_of(dataset.schema).msi_bands) for i in range(len(rows))]
+    ranked = sorted(range(len(rows)), key=lambda i: order[rows["uuid"][i].as_py()])
+    sheet = _laid_out([(_caption(rows, i), panels[i]) for i in ranked])
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(target)
+    return target
+
+
+def _chosen(keys: pa.Table, count: int) -> list[str]:
+    rows = sorted(keys.to_pylist(), key=lambda row: (-(row["pv_fraction"] or 0.0), row["uuid"]))
+    positive = [row["uuid"] for row in rows if row["pv_fraction"]]
+    review = [row["uuid"] for row in rows if row["n_review"] and not row["pv_fraction"]]
+    background = sorted(row["uuid"] for row in rows if row["chip_role"] != "labelled")
+    spread = positive[:: max(1, len(positive) // max(1, count - 2))][: count - 2]
+    chosen = [*spread, *review[:1], *background[:1]]
+    rest = [row["uuid"] for row in rows if row["uuid"] not in chosen]
+    return (chosen + rest)[:count]
+
+
+def _caption(rows: pa.Table, i: int) -> str:
+    row = rows.select(["uuid", "split", "chip_role", "vhr_acquired_at"]).slice(i, 1).to_pylist()[0]
+    return f"{row['uuid'][:8]}  {row['chip_role']}  {row['split']}  {row['vhr_acquired_at']:%Y-%m-%d}"
+
+
+def _panels(rows: pa.Table, i: int, bands: tuple[str, ...]) -> list[Image.Image]:
+    vhr = np.moveaxis(_tensor(rows, "vhr_image_chip", i), 0, -1)
+    mask = np.frombuffer(rows["generated_mask"][i].as_py(), np.uint8).reshape(vhr.shape[:2])
+    panels = [vhr, _overlaid(vhr, mask)]
+    if "msi_image_chip" in rows.column_names and {"B08", "B04", "B03"} <= set(bands):
+        chip = _tensor(rows, "msi_image_chip", i)
+        false_colour = np.stack([chip[bands.index(band)] for band in ("B08", "B04", "B03")], -1)
+        panels.append(np.clip(false_colour / 4000 * 255, 0, 255).astype(np.uint8))
+    return [Image.fromarray(panel).resize((_TILE_PX, _TILE_PX), Image.Resampling.NEAREST) for panel in panels]
+
+
+def _tensor(rows: pa.Table, name: str, i: int) -> NDArray[Any]:
+    column = rows[name].combine_chunks()
+    shape = column.type.shape
+    pixels: NDArray[Any] = column.slice(i, 1).storage.flatten().to_numpy(zero_copy_only=False).reshape(shape)
+    return pixels
+
+
+def _overlaid(vhr: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    shown = vhr.astype(np.float32)
+    for value, colour in ((1, _PV_COLOUR), (IGNORE, _IGNORE_COLOUR)):
+        shown[mask == value] = 0.45 * shown[mask == value] + 0.55 * np.array(colour, np.float32)
+    return shown.astype(np.uint8)
+
+
+def _laid_out(entries: list[tuple[str, list[Image.Image]]]) -> Image.Image:
+    across = max(len(panels) for _, panels in entries)
+    block_w, block_h = across * _TILE_PX + (across - 1) * 4, _TILE_PX + _CAPTION_PX
+    rows = -(-len(entries) // 2)
+    size = (2 * block_w + 3 * _GAP_PX, rows * (block_h + _GAP_PX) + _GAP_PX + _CAPTION_PX)
+    sheet = Image.new("RGB", size, (250, 250, 248))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for k, (caption, panels) in enumerate(entries):
+        left = _GAP_PX + (k % 2) * (block_w + _GAP_PX)
+        top = _GAP_PX + (k // 2) * (block_h + _GAP_PX)
+        pen.text((left, top), caption, fill=(60, 60, 60), font=font)
+        for j, panel in enumerate(panels):
+            sheet.paste(panel, (left + j * (_TILE_PX + 4), top + _CAPTION_PX - 2))
+    legend = (
+        "VHR chip  |  mask: yellow = PV, pink = ignored (review, rejected, nodata)  |  Sentinel-2 B08 B04 B03, 640 m"
+    )
+    pen.text((_GAP_PX, size[1] - _CAPTION_PX - 2), legend, fill=(60, 60, 60), font=font)
+    return sheet

@@ -1,0 +1,34 @@
+"""Fixtures every test may use: real data, the sample region, a quiet and single-threaded environment."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real imagery and labels; absent on a user's machine, required in CI."""
+    folder = Path(os.environ.get("EO_REAL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        message = f"no real data at {folder}; set EO_REAL_DATA to its folder"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest sample region, generated once per test session."""
+    from dataflows.drivers import run_sample
+
+    root = tmp_path_factory.mktemp("sample") / "test"
+    run_sample(root=root, size="test", seed=7)
+    return root

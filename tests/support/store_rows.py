@@ -1,0 +1,83 @@
+"""Valid rows for any table of the store, made from its schema alone."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+
+from store import lance_io
+from store.schemas import primary_key, schema_for
+from utils.types import ChipProfile
+
+SMALL = ChipProfile(height=8, width=6, msi_bands=("B02", "B03", "B04", "B08"), msi_height=5, msi_width=4)
+"""A profile whose rows weigh nothing, with all four sizes different."""
+
+HIGH = (1 << 63) + 12345
+"""Beyond int64: what S2 cells of half the Earth look like."""
+
+
+def rows_for(table: str, count: int = 3, *, first: int = 0, profile: ChipProfile | None = SMALL) -> pa.Table:
+    """``count`` rows that fit ``table``; the key of row k is ``key-k``, nullable columns are null in odd rows."""
+    profile = profile or ChipProfile()
+    schema = schema_for(table, profile)
+    random = np.random.default_rng([first, *table.encode()])
+    key = primary_key(schema)
+    columns = []
+    for field in schema:
+        if field.name == key:
+            columns.append(pa.array([f"key-{first + k}" for k in range(count)], field.type))
+        else:
+            columns.append(_column(field, count, first, profile, random))
+    return pa.table(columns, schema=schema)
+
+
+def _column(field: pa.Field, count: int, first: int, profile: ChipProfile, random: np.random.Generator) -> pa.Array:
+    kind = field.type
+    if isinstance(kind, pa.FixedShapeTensorType):
+        shape = (count, *kind.shape)
+        pixels = random.integers(0, np.iinfo(kind.value_type.to_pandas_dtype()).max, shape, endpoint=True)
+        flat = pa.array(pixels.astype(kind.value_type.to_pandas_dtype()).ravel())
+        return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, int(np.prod(kind.shape))))
+    values = [_value(field, first + k, profile, random) for k in range(count)]
+    if field.nullable:
+        values = [None if (first + k) % 2 else value for k, value in enumerate(values)]
+    return pa.array(values, kind)
+
+
+def _value(field: pa.Field, k: int, profile: ChipProfile, random: np.random.Generator) -> Any:
+    kind = field.type
+    if pa.types.is_large_binary(kind):
+        msi = field.name.startswith("msi")
+        size = profile.msi_height * profile.msi_width if msi else profile.height * profile.width
+        return random.choice(np.array([0, 1, 255], np.uint8), size).tobytes()
+    by_type = {
+        pa.types.is_binary: shapely.to_wkb(shapely.box(8 + k, 47, 8.5 + k, 47.5)),
+        pa.types.is_uint64: HIGH + k,
+        pa.types.is_integer: k,
+        pa.types.is_floating: k / 4,
+        pa.types.is_boolean: bool(k % 2),
+        pa.types.is_timestamp: datetime(2026, 7, 1, 10, 30, tzinfo=UTC) + timedelta(days=k),
+        pa.types.is_map: [("train", k), ("test", k + 1)],
+        pa.types.is_fixed_size_list: [0.3, 0.0, 500_000.0 + k, 0.0, -0.3, 5_200_000.0],
+        pa.types.is_list: [f"{field.name}-{k}", "second"],
+    }
+    for fits, value in by_type.items():
+        if fits(kind):
+            return value
+    is_json = (field.metadata or {}).get(b"doc", b"").startswith(b"JSON")
+    return json.dumps({"k": k}) if is_json else f"{field.name} {k}"
+
+
+def race(uri: str, table: str, keys: int, writes: int, writer: int, start: Barrier) -> None:
+    """Upsert the same keys again and again from one of several processes; ``run_id`` names the writer."""
+    start.wait()
+    for turn in range(writes):
+        data = rows_for(table, keys)
+        mark = pa.array([f"writer {writer} turn {turn}"] * keys)
+        lance_io.write(
+            uri, table, data.set_column(data.column_names.index("run_id"), data.schema.field("run_id"), mark)
+        )
