@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 # importing every optional extension triples Hamilton's start-up; none is used here
@@ -14,6 +15,7 @@ from hamilton import driver
 from dataflows import mask_backends
 from dataflows.config import BuildConfig, from_mapping
 from dataflows.partition_loop import BuildPlan, Progress, RunSummary, plan, run_build
+from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
 
 LOADERS = {"local": "dataflows.vhr_local_loader"}
@@ -128,14 +130,40 @@ def run(
         UnknownNameError: no such flow.
         AegirError: the inputs or the store cannot be used; nothing was started.
     """
-    chosen = flow(name)
+    flow(name)
     if name == "build":
         checked = config if isinstance(config, BuildConfig) else from_mapping(config)
         return run_build(checked, build_driver(name, checked), retry_errors=retry_errors, progress=progress)
-    if isinstance(config, BuildConfig):
-        raise ConfigError(f"the flow {name!r} does not take settings of `build`")
-    build_driver(name, config).execute(list(chosen.outputs), inputs=dict(config))
-    return RunSummary(flow=name, status="done", store=str(config.get("root", "")))
+    if isinstance(config, BuildConfig) or set(config) != {"root", "size", "seed"}:
+        raise ConfigError(f"the flow {name!r} takes root, size and seed")
+    run_sample(**config)
+    return RunSummary(flow=name, status="done", store=str(config["root"]))
+
+
+def run_sample(
+    *, root: str | Path, size: str, seed: int, progress: Callable[[str, int, int], None] | None = None
+) -> dict[str, Any]:
+    """Generate the sample region, unless the folder already holds it; returns the receipt's fields.
+
+    Args:
+        root: folder of the region.
+        size: ``demo``, ``flywheel`` or ``test``.
+        seed: everything follows from it.
+        progress: called with the step's name, steps done and steps in all.
+
+    Raises:
+        AegirError: there is no such size, or the folder cannot be written.
+    """
+    # laying out the landscape takes seconds; a finished folder does not need it
+    found = sample_files.finished(Path(root), size=size, seed=seed)
+    if found is not None:
+        return asdict(found)
+    inputs: dict[str, Any] = {"root": str(root), "size": size, "seed": seed}
+    if progress is not None:
+        inputs["progress"] = sample_files.Progress(report=progress)
+    outputs = list(FLOWS["sample"].outputs)
+    receipt: dict[str, Any] = build_driver("sample").execute(outputs, inputs=inputs)[outputs[0]]
+    return receipt
 
 
 def _loader_of(config: BuildConfig) -> str:

@@ -65,9 +65,15 @@ def sample_with_progress(root: Path, size: str, seed: int) -> dict[str, Any]:
     """Generate the sample region under a progress bar of files; returns what the flow reports."""
     with _bar() as bar:
         task = bar.add_task(f"sample region ({size})", total=None)
-        return drivers.run_sample(
-            root=root, size=size, seed=seed, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        receipt = drivers.run_sample(
+            root=root,
+            size=size,
+            seed=seed,
+            progress=lambda what, done, total: bar.update(task, completed=done, total=total),  # noqa: ARG005
         )
+        if not receipt["fresh"]:
+            bar.update(task, total=1, completed=1)
+        return receipt
 
 
 def plan_counts(build: BuildPlan) -> dict[str, Any]:

@@ -64,7 +64,5 @@ class Augmentation:
         shape = (len(image), 1, 1)
         gain = rng.uniform(1 - self.gain, 1 + self.gain, shape).astype(np.float32)
         offset = rng.uniform(-self.offset, self.offset, shape).astype(np.float32) * np.float32(full)
-        changed = image * gain + offset
-        if image.dtype == np.uint8:
-            return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
-        return changed.astype(np.float32, copy=False)
+        changed: NDArray[np.float32] = image.astype(np.float32) * gain + offset
+        return np.clip(np.rint(changed), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else changed

@@ -1,9 +1,10 @@
 """Lance tables as batches: pinned, filtered, leak-checked, deterministic and resumable."""
 
+from dataclasses import replace
 from typing import Any
 
-import lightning as L
 import pyarrow as pa
+from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -19,14 +20,14 @@ from training.sampling import BatchPlan
 from utils.errors import ConfigError
 
 _WHAT_THE_MODEL_SEES = ("mode", "bands", "indices", "msi_window_px", "msi_positive_fraction")
-_WHAT_FIXES_THE_ORDER = (
+_WHAT_A_RESUME_KEEPS = (
     *_WHAT_THE_MODEL_SEES,
-    *("table", "version", "where", "batch_size", "seed", "train_crop_px", "augment"),
+    *("table", "version", "where", "batch_size", "seed", "train_crop_px", "augment", "stats_chips"),
 )
 _NEEDED = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
-class LanceDataModule(L.LightningDataModule):
+class LanceDataModule(LightningDataModule):
     """Chips of a ``training_data`` table for fit, validate, test and predict.
 
     ``setup("fit")`` pins the table, refuses empty or leaking splits, and computes the train split's statistics.
@@ -60,6 +61,7 @@ class LanceDataModule(L.LightningDataModule):
 
     def __init__(  # noqa: PLR0913 - each is a setting of the command line
         self,
+        *,
         store: str = DEFAULT_STORE,
         table: str = "training_data",
         version: int | str | None = None,
@@ -81,6 +83,13 @@ class LanceDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.store, self.table, self.version, self.where = str(store), table, version, where
+        self.mode, self.bands, self.indices = mode, bands, indices or []
+        self.msi_window_px, self.msi_positive_fraction = msi_window_px, msi_positive_fraction
+        self.guard_m, self.stats_chips = guard_m, stats_chips
+        self.batch_size, self.threads, self.num_workers = batch_size, threads, num_workers
+        self.train_crop_px, self.augment, self.seed = train_crop_px, augment, seed
+        self.predict_split = predict_split
         if batch_size < 1 or stats_chips < 1:
             raise ConfigError(f"batch_size ({batch_size}) and stats_chips ({stats_chips}) must be at least 1")
         self._ref: TableRef | None = None
@@ -88,20 +97,21 @@ class LanceDataModule(L.LightningDataModule):
         self._keys: pa.Table | None = None
         self._stats: ChannelStats | None = None
         self._record: dict[str, Any] = {}
+        self._train: ChipLoader | None = None
+        self._position: dict[str, int] | None = None
 
     @property
     def spec(self) -> InputSpec:
         """What is read from each row; opens the table's schema on first use."""
         if self._spec is None:
-            h = self.hparams
-            profile = profile_of(open_table(h.store, h.table, h.version).schema)
+            profile = profile_of(open_table(self.store, self.table, self.version).schema)
             self._spec = input_spec(
                 profile,
-                h.mode,
-                bands=h.bands,
-                indices=h.indices or (),
-                msi_window_px=h.msi_window_px,
-                msi_positive_fraction=h.msi_positive_fraction,
+                self.mode,
+                bands=self.bands,
+                indices=self.indices,
+                msi_window_px=self.msi_window_px,
+                msi_positive_fraction=self.msi_positive_fraction,
             )
         return self._spec
 
@@ -124,21 +134,23 @@ class LanceDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Pin the table, read its keys and check the splits that ``stage`` needs."""
-        self._pin(self.hparams.version)
+        self._pin(self.version)
         for split in _NEEDED.get(stage, ()):
-            key_columns.require_rows(self._key_table, split, self.hparams.where)
+            key_columns.require_rows(self._key_table, split, self.where)
         if stage == "fit":
+            self._position = None
             self._prepare_fit()
 
     def train_dataloader(self) -> ChipLoader:
         """Shuffled, augmented batches of the train split."""
-        h = self.hparams
-        augmentation = Augmentation(
-            seed=h.seed,
-            crop_px=h.train_crop_px if h.mode == "vhr" else None,
-            **({} if h.augment else {"dihedral": False, "gain": 0.0, "offset": 0.0}),
-        )
-        return self._loader(self._dataset("train", augmentation), shuffle=True)
+        crop_px = self.train_crop_px if self.mode == "vhr" else None
+        augmentation = Augmentation(seed=self.seed, crop_px=crop_px)
+        if not self.augment:
+            augmentation = replace(augmentation, dihedral=False, gain=0.0, offset=0.0)
+        self._train = self._loader(self._dataset("train", augmentation), shuffle=True)
+        if self._position is not None:
+            self._train.load_state_dict(self._position)
+        return self._train
 
     def val_dataloader(self) -> ChipLoader:
         """Whole chips of the val split in key order."""
@@ -150,14 +162,16 @@ class LanceDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> ChipLoader:
         """Whole chips of ``predict_split`` in key order, masked or not."""
-        return self._loader(self._dataset(self.hparams.predict_split, known_only=False), shuffle=False)
+        return self._loader(self._dataset(self.predict_split, known_only=False), shuffle=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Settings with the pinned version, and the record of the run."""
+        """Settings with the pinned version, the record of the run, and the position within the epoch."""
         settings = {name: value for name, value in self.hparams.items() if not name.startswith("_")}
         if self._ref is not None:
             settings["version"] = self._ref.version
-        return {"settings": settings, "record": self._record}
+        # not only in the loader: Lightning restores loaders too late where a schedule asks for their length
+        position = self._train.state_dict() if self._train is not None else None
+        return {"settings": settings, "record": self._record, "position": position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint made with other data settings; a resumed fit returns to its table version.
@@ -167,10 +181,10 @@ class LanceDataModule(L.LightningDataModule):
         """
         settings = state_dict["settings"]
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        names = _WHAT_FIXES_THE_ORDER if fitting else _WHAT_THE_MODEL_SEES
+        names = _WHAT_A_RESUME_KEEPS if fitting else _WHAT_THE_MODEL_SEES
         ours = {name: self.hparams[name] for name in names}
-        if ours.get("version", settings["version"]) is None:
-            ours["version"] = settings["version"]
+        if fitting:
+            ours["version"] = settings["version"] if self.version is None else self._pinned.version
         differing = [
             f"{name}: {settings[name]!r} there, {ours[name]!r} here" for name in names if settings[name] != ours[name]
         ]
@@ -179,7 +193,9 @@ class LanceDataModule(L.LightningDataModule):
                 "the checkpoint was made with other data settings (" + "; ".join(differing) + "); "
                 "give the same, or leave them out: `python -m training` takes them from the checkpoint"
             )
-        if fitting and self._ref is not None and self._ref.version != settings["version"]:
+        if fitting:
+            self._position = state_dict["position"]
+        if fitting and self._pinned.version != settings["version"]:
             self._pin(settings["version"])
             self._prepare_fit()
 
@@ -190,29 +206,28 @@ class LanceDataModule(L.LightningDataModule):
         return self._keys
 
     def _pin(self, version: int | str | None) -> None:
-        h = self.hparams
         if version is None and self._ref is not None:
             return
-        number = int(open_table(h.store, h.table, version).version)
+        number = int(open_table(self.store, self.table, version).version)
         if self._ref is None or self._ref.version != number:
-            self._ref = TableRef(store=str(h.store), table=h.table, version=number)
-            self._keys = key_columns.scan_keys(self._ref, self.spec, h.where)
+            self._ref = TableRef(store=self.store, table=self.table, version=number)
+            self._keys = key_columns.scan_keys(self._ref, self.spec, self.where)
             self._stats = None
 
     def _prepare_fit(self) -> None:
         if self._stats is not None:
             return
-        h, keys = self.hparams, self._key_table
-        rule = key_columns.split_rule(h.store)
-        guard_m = h.guard_m if h.guard_m is not None else (rule or {}).get("guard_m")
+        keys = self._key_table
+        rule = key_columns.split_rule(self.store)
+        guard_m = self.guard_m if self.guard_m is not None else (rule or {}).get("guard_m")
         if guard_m is None:
-            raise ConfigError(f"the store {h.store} records no split rule; say the guard distance with data.guard_m")
+            raise ConfigError(f"the store {self.store} records no split rule; say the guard distance with data.guard_m")
         key_columns.check_split_leaks(keys, self.spec, guard_m)
-        self._stats = channel_stats(self._dataset("train"), max_chips=h.stats_chips, seed=h.seed)
+        self._stats = channel_stats(self._dataset("train"), max_chips=self.stats_chips, seed=self.seed)
         chips = {split: len(key_columns.split_rows(keys, split)) for split in key_columns.SPLIT_NAMES}
         self._record = self._describe(dict(rule) if rule else None, float(guard_m), chips)
         rank_zero_info(
-            f"{h.store}/{h.table} version {self._record['version']}: "
+            f"{self.store}/{self.table} version {self._record['version']}: "
             + ", ".join(f"{count} {split}" for split, count in chips.items())
             + f" chips; channels {', '.join(self.spec.channels)}"
         )
@@ -223,7 +238,7 @@ class LanceDataModule(L.LightningDataModule):
             "store": ref.store,
             "table": ref.table,
             "version": ref.version,
-            "where": self.hparams.where,
+            "where": self.where,
             "recipes": key_columns.recipes(self._key_table),
             "split_rule": rule,
             "guard_m": guard_m,
@@ -233,7 +248,7 @@ class LanceDataModule(L.LightningDataModule):
             "mean": list(stats.mean),
             "std": list(stats.std),
             "stats_chips": stats.n_chips,
-            "seed": self.hparams.seed,
+            "seed": self.seed,
         }
 
     @property
@@ -243,17 +258,17 @@ class LanceDataModule(L.LightningDataModule):
         return self._ref
 
     def _dataset(self, split: str, augmentation: Augmentation | None = None, *, known_only: bool = True) -> ChipDataset:
-        rows = key_columns.require_rows(self._key_table, split, self.hparams.where, known_only=known_only)
+        rows = key_columns.require_rows(self._key_table, split, self.where, known_only=known_only)
         return ChipDataset(self._pinned, self.spec, rows.uuids, rows.offsets, augmentation)
 
     def _loader(self, dataset: ChipDataset, *, shuffle: bool) -> ChipLoader:
-        h, trainer = self.hparams, self.trainer
+        trainer = self.trainer
         plan = BatchPlan(
             n_rows=len(dataset),
-            batch_size=h.batch_size,
-            seed=h.seed,
+            batch_size=self.batch_size,
+            seed=self.seed,
             shuffle=shuffle,
             rank=trainer.global_rank if trainer is not None else 0,
             world_size=trainer.world_size if trainer is not None else 1,
         )
-        return ChipLoader(dataset, plan, threads=h.threads, workers=h.num_workers)
+        return ChipLoader(dataset, plan, threads=self.threads, workers=self.num_workers)

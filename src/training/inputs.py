@@ -1,4 +1,4 @@
-"""What a model sees: rows of ``training_data`` as channels and targets, described by one value a checkpoint can carry."""
+"""What a model sees: rows of ``training_data`` as channels and targets, in one value a checkpoint can carry."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -102,7 +102,7 @@ class InputSpec:
 
     def _reflectance(self, chips: NDArray[np.generic]) -> NDArray[np.float32]:
         digital = chips[(slice(None), slice(None), *self.window)]
-        planes = np.where(digital == 0, np.float32(np.nan), digital * REFLECTANCE_SCALE)
+        planes = np.where(digital == 0, np.float32(np.nan), digital.astype(np.float32) * REFLECTANCE_SCALE)
         named = {band: planes[:, position] for position, band in enumerate(self.profile.msi_bands)}
         extra = [spectral_index(name, named) for name in self.indices]
         return np.stack([named[band] for band in self.bands] + extra, axis=1).astype(np.float32, copy=False)
@@ -139,9 +139,8 @@ def input_spec(
     if not chosen and not indices:
         raise ConfigError("mode msi needs at least one band or index; leave data.bands out to use every band")
     if not 0 < msi_window_px <= min(profile.msi_height, profile.msi_width):
-        raise ConfigError(
-            f"msi_window_px is {msi_window_px}; chips are {profile.msi_height} × {profile.msi_width} multispectral pixels"
-        )
+        shape = f"{profile.msi_height} × {profile.msi_width}"
+        raise ConfigError(f"msi_window_px is {msi_window_px}; multispectral chips have {shape} pixels")
     if not 0 < msi_positive_fraction <= 1:
         raise ConfigError(f"msi_positive_fraction is {msi_positive_fraction}; it is an area fraction in (0, 1]")
     return InputSpec(

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import shapely
 from numpy.typing import NDArray
 
 from store.lance_io import scan
@@ -94,11 +96,34 @@ def _check(
     keys: pa.Table, centres: NDArray[np.float64], kind: str, size_m: tuple[float, float], guard_m: float
 ) -> None:
     epsg = keys[f"{kind}_epsg"].to_numpy().astype(np.int64)
+    splits = keys["split"].to_numpy(zero_copy_only=False)
     try:
-        check_leaks(centres, epsg, keys["split"].to_pylist(), size_m=max(size_m), guard_m=guard_m)
+        check_leaks(centres, epsg, splits.tolist(), size_m=max(size_m), guard_m=guard_m)
     except SplitLeakError as error:
-        what = "chips" if kind == "vhr" else "multispectral windows (data.msi_window_px)"
-        raise SplitLeakError(f"{what} of different splits leak into each other: {error}") from error
+        what = "chips" if kind == "vhr" else f"multispectral windows ({size_m[0]:g} m, data.msi_window_px)"
+        near = "; ".join(
+            f"{keys['uuid'][a]} ({splits[a]}) and {keys['uuid'][b]} ({splits[b]}), centres {metres:.1f} m apart"
+            for a, b, metres in _nearest_pairs(centres, epsg, splits)
+        )
+        raise SplitLeakError(
+            f"{what} of different splits leak: {error}. Nearest in one CRS: {near or 'none'}"
+        ) from error
+
+
+def _nearest_pairs(
+    centres: NDArray[np.float64], epsg: NDArray[np.int64], splits: NDArray[np.object_]
+) -> list[tuple[int, int, float]]:
+    """Per EPSG code and pair of splits the two nearest chips, as (row, row, metres), nearest pair first."""
+    points = shapely.points(centres)
+    pairs = []
+    for code in np.unique(epsg):
+        for one, other in combinations(SPLIT_NAMES, 2):
+            ours, theirs = (np.flatnonzero((epsg == code) & (splits == name)) for name in (one, other))
+            if len(ours) and len(theirs):
+                (a, b), metres = shapely.STRtree(points[theirs]).query_nearest(points[ours], return_distance=True)
+                at = int(np.argmin(metres))
+                pairs.append((int(ours[a[at]]), int(theirs[b[at]]), float(metres[at])))
+    return sorted(pairs, key=lambda pair: pair[2])
 
 
 def _centres(keys: pa.Table, kind: str, shape: tuple[int, int]) -> NDArray[np.float64]:

@@ -2,17 +2,20 @@
 
 import argparse
 import json
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 from training.cli import CONFIGS, SUBCOMMANDS, packaged_configs
 from training.datamodule import LanceDataModule
 from training.litmodule import SegmentationModule
-from training.runs import newest_checkpoint
+from training.runs import fit_summary, newest_checkpoint
 from utils.errors import ConfigError, UnknownNameError
 
 
@@ -25,7 +28,18 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments, whatever ``sys.argv`` holds."""
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(cast(list[str], args))
+
+    def after_fit(self) -> None:
+        """Say where the run is and how well it did."""
+        folder = self.trainer.log_dir
+        if folder is None or not self.trainer.is_global_zero or not (Path(folder) / "metrics.csv").exists():
+            return
+        if "val/loss" not in self.trainer.callback_metrics:
+            return
+        summary = fit_summary(folder)
+        shown = ", ".join(f"{name} {summary[name]}" for name in ("val/iou", "val/f1", "val/loss"))
+        rank_zero_info(f"best epoch {summary['best_epoch']}: {shown}; checkpoint {summary['checkpoint']}")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: :func:`run` puts a checkpoint's settings below those of the command line."""
@@ -42,6 +56,7 @@ def run(argv: Sequence[str]) -> TrainingCLI:
         ConfigError: the checkpoint is missing, unreadable or not one of this project's.
         AegirError: whatever the data or the model refuse.
     """
+    _silence_lightning()
     subcommand, *options = argv
     before = _checkpoint_options(subcommand, options)
     return TrainingCLI(
@@ -65,12 +80,28 @@ def checkpoint_settings(path: str | Path) -> dict[str, dict[str, Any]]:
         model, data = checkpoint["hyper_parameters"], checkpoint[LanceDataModule.__qualname__]["settings"]
     except FileNotFoundError as error:
         raise ConfigError(f"no checkpoint at {path}; {_hint()}") from error
-    except (KeyError, RuntimeError, ValueError, EOFError, TypeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, EOFError, TypeError) as error:
         raise ConfigError(f"{path} is no checkpoint of `python -m training fit` ({error}); {_hint()}") from error
     # the weights are in the checkpoint: pretrained ones need not be fetched to be overwritten
     dropped = {"in_channels", "encoder_weights"}
     kept = {name: value for name, value in model.items() if name not in dropped and not name.startswith("_")}
     return {"model": kept, "data": data}
+
+
+def _silence_lightning() -> None:
+    """Drop messages that say nothing about the run: adverts, and Lightning's trouble with newer torch."""
+    adverts = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    adverts.addFilter(_is_no_advert)
+    for message in (
+        ".*treespec, LeafSpec.*",
+        "Couldn't infer the batch indices",
+        "Be aware that when using `ckpt_path`",
+    ):
+        warnings.filterwarnings("ignore", message, module="lightning")
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
 
 
 def _checkpoint_options(subcommand: str, options: Sequence[str]) -> list[str]:

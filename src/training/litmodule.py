@@ -1,15 +1,19 @@
 """The segmentation model: any SMP architecture and encoder by name, any number of channels."""
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
-import lightning as L
 import segmentation_models_pytorch as smp
 import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from training.datamodule import LanceDataModule
 from training.inputs import InputSpec
 from training.losses import DiceBCE
 from training.metrics import PVMetrics
@@ -20,7 +24,7 @@ STRIDE = 32
 """Encoders halve the image five times: sides must be multiples of this."""
 
 
-class SegmentationModule(L.LightningModule):
+class SegmentationModule(LightningModule):
     """Binary PV segmentation with Dice + BCE, AdamW and PV metrics.
 
     Inputs are raw channels as :meth:`training.inputs.InputSpec.images` gives them: normalisation with the training
@@ -45,7 +49,7 @@ class SegmentationModule(L.LightningModule):
     mean: Tensor
     std: Tensor
 
-    def __init__(  # noqa: PLR0913 - each is a setting of the command line
+    def __init__(
         self,
         *,
         in_channels: int,
@@ -76,7 +80,8 @@ class SegmentationModule(L.LightningModule):
         """
         if len(spec.channels) != len(self.mean):
             raise ConfigError(
-                f"the model takes {len(self.mean)} channels, the data has {len(spec.channels)}: {', '.join(spec.channels)}"
+                f"the model takes {len(self.mean)} channels, the data has {len(spec.channels)}: "
+                + ", ".join(spec.channels)
             )
         self.inputs = spec
         self.mean.copy_(torch.tensor(stats.mean))
@@ -85,14 +90,15 @@ class SegmentationModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Before ``fit``, take input spec and statistics from a data module that offers them."""
         data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and hasattr(data, "spec") and hasattr(data, "stats"):
+        if stage == "fit" and isinstance(data, LanceDataModule):
             self.use_inputs(data.spec, data.stats)
 
     def on_fit_start(self) -> None:
         """Tell the loggers what the run is trained on."""
-        record = getattr(getattr(self.trainer, "datamodule", None), "record", None)
-        for logger in self.loggers if record else ():
-            logger.log_hyperparams({"record": record})
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, LanceDataModule):
+            for logger in self.loggers:
+                logger.log_hyperparams({"record": data.record})
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, H, W) of raw channels (n, channels, H, W) with any H and W."""
@@ -137,7 +143,7 @@ class SegmentationModule(L.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ConfigError("schedule onecycle needs an end: set trainer.max_epochs, or model.schedule=constant")
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=self.lr, total_steps=max(int(steps), 2))
+        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(one_cycle, total=int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -163,11 +169,25 @@ class SegmentationModule(L.LightningModule):
     def _report(self, stage: str, metrics: PVMetrics) -> None:
         values = metrics.compute()
         metrics.reset()
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "iou")
         if values["iou"].isnan():
-            L.pytorch.utilities.rank_zero_warn(
-                f"{stage}: no PV pixel is known or predicted, so IoU and F1 are undefined (NaN)"
-            )
+            rank_zero_warn(f"{stage}: no PV pixel is known or predicted, so IoU and F1 are undefined (NaN)")
+
+
+def one_cycle(step: int, total: int, *, rise: float = 0.3) -> float:
+    """Share of the peak learning rate at ``step`` of ``total``: half a cosine from 1/25 up to 1, then down to 4e-6.
+
+    The curve of :class:`torch.optim.lr_scheduler.OneCycleLR` as a pure function, so that a run can be resumed with more
+    epochs than it was started with (Smith and Topin 2017, "Super-convergence", arXiv:1708.07120).
+    """
+    first, last = 1 / 25, 1 / 25 / 1e4
+    top = rise * total - 1
+    if step <= top:
+        start, end, share = first, 1.0, step / max(top, 1)
+    else:
+        start, end, share = 1.0, last, min((step - top) / max(total - 1 - top, 1), 1.0)
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
 def _network(arch: str, encoder: str, weights: str | None, channels: int) -> nn.Module:

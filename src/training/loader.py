@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
+import torch
 from torch.utils.data import DataLoader
 
 from training.dataset import ChipDataset
@@ -110,8 +111,10 @@ def _worker_pool(dataset: ChipDataset, workers: int) -> DataLoader[Any]:
         multiprocessing_context=context,
         persistent_workers=True,
         collate_fn=_unchanged,
+        # its own generator: worker seeds must not draw from the run's random state
+        generator=torch.Generator(),
     )
 
 
-def _unchanged(item: dict[str, Any]) -> dict[str, Any]:
+def _unchanged(item: Any) -> Any:
     return item

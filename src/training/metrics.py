@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import binary_stat_scores
 
 from utils.types import IGNORE
 
@@ -18,6 +17,8 @@ class PVMetrics(Metric):
     nothing. A ratio without any pixel to stand on is NaN, never 0 or 1. ``images_with_pv`` and ``images`` count the
     images with known PV and all images.
 
+    Counts are kept per batch rather than by torchmetrics' sample-wise functions, which fail on a batch of one image.
+
     Args:
         threshold: probability above which a pixel is PV.
     """
@@ -29,7 +30,7 @@ class PVMetrics(Metric):
     imagewise: Tensor
     images: Tensor
 
-    def __init__(self, threshold: float = 0.5, **settings: Any) -> None:  # noqa: ANN401 - torchmetrics' own settings
+    def __init__(self, threshold: float = 0.5, **settings: Any) -> None:
         super().__init__(**settings)
         self.threshold = threshold
         self.add_state("counts", torch.zeros(4, dtype=torch.long), dist_reduce_fx="sum")
@@ -38,14 +39,9 @@ class PVMetrics(Metric):
 
     def update(self, probabilities: Tensor, target: Tensor) -> None:
         """Add ``probabilities`` (n, H, W; in [0, 1]) against ``target`` (n, H, W: 0, 1, 255)."""
-        scores = binary_stat_scores(
-            probabilities,
-            target.long(),
-            threshold=self.threshold,
-            multidim_average="samplewise",
-            ignore_index=IGNORE,
-            validate_args=False,
-        )[:, :4]
+        known, positive, predicted = target != IGNORE, target == 1, probabilities > self.threshold
+        cells = (positive & predicted, ~positive & predicted, ~positive & ~predicted, positive & ~predicted)
+        scores = torch.stack([(known & cell).flatten(1).sum(dim=1) for cell in cells], dim=1)
         tp, fp, _, fn = scores.float().unbind(dim=1)
         defined = (tp + fp + fn) > 0
         iou, f1 = tp / (tp + fp + fn), 2 * tp / (2 * tp + fp + fn)

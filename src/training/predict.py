@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from training.litmodule import SegmentationModule
@@ -83,7 +84,7 @@ class PredictionWriter(BasePredictionWriter):
         self.path = Path(path)
         self._writer: pq.ParquetWriter | None = None
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the file under a temporary name."""
         if trainer.world_size > 1:
             self.path = self.path.with_stem(f"{self.path.stem}-rank{trainer.global_rank}")
@@ -95,10 +96,10 @@ class PredictionWriter(BasePredictionWriter):
         except OSError as error:
             raise StoreNotWritableError(f"cannot write predictions to {self.path}: {error}") from error
 
-    def write_on_batch_end(  # noqa: PLR0913, PLR0917 - Lightning's signature
+    def write_on_batch_end(
         self,
-        trainer: L.Trainer,  # noqa: ARG002
-        pl_module: L.LightningModule,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,
         prediction: Mapping[str, Any],
         batch_indices: Sequence[int] | None,  # noqa: ARG002
         batch: Mapping[str, Any],  # noqa: ARG002
@@ -110,12 +111,12 @@ class PredictionWriter(BasePredictionWriter):
             threshold = pl_module.hparams["threshold"]
             self._writer.write_table(_as_table(prediction, threshold))
 
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Close the file and give it its name."""
         if self._writer is not None:
             self._writer.close()
             self._partial.replace(self.path)
-            L.pytorch.utilities.rank_zero_info(f"predictions: {self.path}")
+            rank_zero_info(f"predictions: {self.path}")
             self._writer = None
 
     @property

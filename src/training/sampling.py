@@ -1,5 +1,6 @@
 """Which rows make up which batch: a pure function of (seed, epoch), the same for any number of workers and ranks."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """How ``n_rows`` rows become batches; rank r of R takes batches r, r + R, r + 2R, …"""
+    """How ``n_rows`` rows become batches; of R ranks, rank r takes batches r, r + R, r + 2R and so on."""
 
     n_rows: int
     """Rows in the split."""
@@ -37,7 +38,7 @@ class BatchPlan:
         """Batches this rank takes per epoch; in training the same for every rank."""
         total = self._total
         if self.shuffle:
-            return -(-total // self.world_size)
+            return math.ceil(total / self.world_size)
         return len(range(self.rank, total, self.world_size))
 
     def batches(self, epoch: int) -> list[Batch]:

@@ -31,7 +31,7 @@ class RefinementSteps:
     """Closing radius, metres: bridges gaps between modules."""
     open_m: float = 0.3
     """Opening radius, metres: cuts threads and burrs."""
-    smooth_m: float = 0.3
+    smooth_m: float = 0.2
     """Standard deviation of the Gaussian that smooths the contour, metres."""
     max_hole_m2: float = 4.0
     """Holes up to this area are filled, square metres."""

@@ -12,6 +12,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely import Geometry
 
+from utils.errors import ConfigError
 from utils.types import ChipGrid, PromptKind
 
 Bools = NDArray[np.bool_]
@@ -25,7 +26,7 @@ MAX_COLOUR_SAMPLES = 2048
 class ColourRatio:
     """Settings of the method. Lengths in metres mean ground size, ``_px`` means sensor noise, shares are of the box."""
 
-    median_px: int = 5
+    median_px: int = 3
     """Median filter against sensor noise and compression, pixels, odd."""
     context_share: float = 0.6
     """Width of the surroundings around the box, as a share of its longest side."""
@@ -51,6 +52,16 @@ class ColourRatio:
     """Least surroundings, as a share of the object's own pixels, that can tell the two apart."""
     small_px: float = 10.0
     """A box whose shortest side is below this many pixels is flagged small."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that leave nothing to compute with."""
+        wrong = [name for name, value in vars(self).items() if not value >= 0]
+        wrong += [name for name in ("core_share", "n_colours", "point_core_m", "point_box_m") if vars(self)[name] == 0]
+        if wrong or self.median_px % 2 == 0 or not self.n_colours == int(self.n_colours):
+            raise ConfigError(
+                "colour-ratio settings are not negative, median_px is odd, n_colours whole, and core_share, n_colours, "
+                f"point_core_m and point_box_m above 0; found {vars(self)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,9 +180,12 @@ def surrounding_colours(samples: Floats, n_colours: int) -> Floats:
     Returns:
         Shape (clusters, 3).
     """
+    # every step-th sample bounds the time a large surrounding takes
     step = -(-len(samples) // MAX_COLOUR_SAMPLES)
     chosen = np.ascontiguousarray(samples[::step], dtype=np.float32)
     count = min(n_colours, len(chosen))
+    if count == len(chosen):
+        return chosen
     labels = np.empty((len(chosen), 1), dtype=np.int32)
     labels[np.argsort(chosen[:, 0], kind="stable"), 0] = np.arange(len(chosen)) * count // len(chosen)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)

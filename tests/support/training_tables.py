@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyproj import Transformer
-from shapely import box, to_wkb
-from shapely.ops import transform
+from shapely import box, to_wkb, transform
 
 from store import lance_io
 from store.schemas import SPLITS, training_data
@@ -102,7 +101,7 @@ def _row(chips: Chips, split: str, at: tuple[int, int], rng: np.random.Generator
         "vhr_transform": [profile.gsd_m, 0, x - half_m, 0, -profile.gsd_m, y + half_m],
         "vhr_valid_fraction": 1.0,
         **_msi(profile, x, y, rng),
-        "footprint": to_wkb(transform(to_lonlat, footprint)),
+        "footprint": to_wkb(transform(footprint, to_lonlat, interleaved=False)),
         "s2_cell": int(leaf[0]),
         "split_cell": int(s2_parents(leaf, 15)[0]),
         "split": split,

@@ -155,8 +155,9 @@ def lay_lake(sketch: Sketch, ground: Polygon, rng: np.random.Generator) -> None:
     lay_field(sketch, ground, rng)
     sketch.paint(ground, varied(mixture(grass=0.8, crop=0.2), rng), Layer.GROUND,
                  grain=Grain(fine=0.06, medium=0.1, coarse=0.08))  # fmt: skip
-    reach = 0.9 * np.sqrt(inset(ground, 8.0).area / np.pi)
-    water = largest_part(blob((ground.centroid.x, ground.centroid.y), reach, rng).intersection(inset(ground, 6.0)))
+    reach = 0.8 * np.sqrt(inset(ground, 8.0).area / np.pi)
+    rough = blob((ground.centroid.x, ground.centroid.y), reach, rng).intersection(inset(ground, 9.0))
+    water = largest_part(rough.buffer(-14.0).buffer(14.0, quad_segs=8))
     if water.is_empty:
         return
     add_water(sketch, water, rng)

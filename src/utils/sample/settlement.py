@@ -65,7 +65,7 @@ def lay_village(sketch: Sketch, ground: Polygon, rng: np.random.Generator, *, pv
     """
     sketch.paint(ground, varied(MATERIALS["grass"], rng), Layer.FIELD, grain=LAWN)
     sketch.patches.append(Patch(outline=ground, landcover="built_up"))
-    blocks, cuts = subdivide(ground, rng, area_m2=3300.0)
+    blocks, cuts = subdivide(ground, rng, area_m2=3600.0)
     street = varied(MATERIALS["asphalt"], rng, gain=0.12)
     for cut in cuts:
         sketch.paint(cut.line.buffer(3.9, cap_style="square"), varied(MATERIALS["concrete"], rng) * np.float32(0.75),
@@ -80,7 +80,7 @@ def lay_village(sketch: Sketch, ground: Polygon, rng: np.random.Generator, *, pv
         if inner.area > 1300 and rng.random() < 0.12:
             _apartments(sketch, inner, rng, pv_share)
             continue
-        parcels, _ = subdivide(inner, rng, area_m2=rng.uniform(520, 760), jitter=0.03)
+        parcels, _ = subdivide(inner, rng, area_m2=rng.uniform(430, 640), jitter=0.03)
         for parcel in parcels:
             _parcel(sketch, parcel, inner, rng, pv_share)
 
@@ -97,15 +97,15 @@ def _parcel(sketch: Sketch, parcel: Polygon, block: Polygon, rng: np.random.Gene
     swaths = (Stripes(kind="swath", angle=rng.uniform(0, np.pi), period_m=1.6, depth=0.03),) if rng.random() < 0.4 else ()
     sketch.paint(inset(parcel, 0.25), varied(green, rng, gain=0.13), Layer.GROUND, grain=LAWN, stripes=swaths)
     plot = frame_of(parcel)
-    room = inset(parcel, 2.6)
+    room = inset(parcel, 2.2)
     if rng.random() < 0.5:
         plot = plot.turned()
-    length = min(rng.uniform(10.0, 15.5), plot.length - 6.0)
-    width = min(rng.uniform(8.0, 11.5), plot.width - 6.0, length)
+    length = min(rng.uniform(10.5, 15.5), plot.length - 5.0)
+    width = min(rng.uniform(8.5, 12.0), plot.width - 5.0, length)
     if min(length, width) < 6.5 or room.is_empty:
         return
-    u = rng.uniform(-0.5, 0.5) * max(plot.length - 6 - length, 0)
-    v = rng.uniform(-0.5, 0.5) * max(plot.width - 6 - width, 0)
+    u = rng.uniform(-0.5, 0.5) * max(plot.length - 5 - length, 0)
+    v = rng.uniform(-0.5, 0.5) * max(plot.width - 5 - width, 0)
     home = plot.part(u, v, length, width)
     if not room.contains(home.outline) or home.outline.distance(sketch.river) < 6:
         _grove(sketch, room, rng)
@@ -156,10 +156,10 @@ def roof_arrays(
         target = rng.uniform(300, 1500) if large else rng.uniform(20, 90)
         return mount_on_flat_roof(sketch, planes[0], bought, target, rng)
     southward = sorted(planes, key=lambda plane: plane.normal[1])
-    target = rng.uniform(60, 420) if large else rng.choice([rng.uniform(16, 45), rng.uniform(35, 150)])
+    target = rng.uniform(80, 420) if large else rng.uniform(20, 135)
     arrays = mount_on_slope(sketch, southward[0], bought, float(target), rng)
     eastwest = abs(southward[0].normal[0]) > abs(southward[0].normal[1])
-    if rng.random() < (0.45 if eastwest else 0.06):
+    if rng.random() < (0.3 if eastwest else 0.05):
         arrays += mount_on_slope(sketch, southward[1], bought, float(target) * 0.8, rng)
     return arrays
 

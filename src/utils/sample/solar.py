@@ -46,13 +46,13 @@ def product(site: str, kind: PvKind, built: date, rng: np.random.Generator) -> P
     poly_share = 0.75 if built.year < 2016 else 0.3
     cell: Literal["poly", "mono"] = "poly" if rng.random() < poly_share else "mono"
     base = MATERIALS[f"pv_{cell}"] * np.float32(0.96) + MATERIALS["frame"] * np.float32(0.04)
-    strength = rng.uniform(0.25, 0.6) if cell == "poly" else rng.uniform(0.06, 0.3)
+    strength = rng.uniform(0.2, 0.5) if cell == "poly" else rng.uniform(0.05, 0.25)
     return Product(
         site=site,
         kind=kind,
         built=built,
         cell=cell,
-        spectrum=varied(base, rng, gain=0.16, tint=0.05),
+        spectrum=varied(base, rng, gain=0.2, tint=0.08),
         line_strength=float(strength),
         glare=float(rng.uniform(0.05, 0.14)) if rng.random() < 0.14 else 0.0,
     )
@@ -148,7 +148,7 @@ def mount_on_slope(
         notch = (int(rng.integers(1, columns // 2)) * mu, int(rng.integers(1, rows)) * mv)
         if length * width - notch[0] * notch[1] >= SMALLEST_ARRAY_M2:
             return [mount(sketch, bought, plane.frame, _ell(u, v, (length, width), notch), module, plane.normal)]
-    if shape > 0.78 and columns >= 8 and length * width > 2.6 * SMALLEST_ARRAY_M2:
+    if shape > 0.86 and columns >= 8 and length * width > 2.6 * SMALLEST_ARRAY_M2:
         left = columns // 2 - 1
         parts = [(u, left), (u + (left + 1) * mu, columns - left - 1)]
         return [
@@ -210,9 +210,9 @@ def build_park(sketch: Sketch, ground: Polygon, bought: Product, rng: np.random.
     block = inset(fence, FENCE_TO_MODULES_M)
     if block.is_empty:
         return
-    tilt, module_rows = np.radians(rng.uniform(15, 28)), int(rng.integers(2, 4))
+    tilt, module_rows = np.radians(rng.uniform(15, 28)), int(rng.integers(2, 5))
     module = (MODULE_M[0], MODULE_M[1] * np.cos(tilt))
-    depth, gap = module_rows * module[1], rng.uniform(2.2, 4.2)
+    depth, gap = module_rows * module[1], rng.uniform(3.0, 5.5)
     angle = rng.normal(0.0, 0.05)
     normal = (np.sin(angle) * np.sin(tilt), -np.cos(angle) * np.sin(tilt), float(np.cos(tilt)))
     centre = (block.centroid.x, block.centroid.y)
@@ -249,7 +249,7 @@ def _tables(  # noqa: PLR0913 - geometry of one row
     start, end = max(span.min() for span in spans), min(span.max() for span in spans)
     tables, here = [], start
     while end - here > 12.0:
-        length = min(end - here, rng.uniform(45, 110))
+        length = min(end - here, rng.uniform(60, 130))
         if end - here - length < 14.0:
             length = end - here
         whole = int(length / module_u) * module_u

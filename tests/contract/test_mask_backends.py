@@ -1,0 +1,270 @@
+"""What every registered mask backend keeps, whatever it is made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from shapely import affinity
+
+from dataflows import mask_backends
+from utils.errors import BandError, CRSError, MaskError, UnknownNameError
+from utils.prompts import to_pixels
+from utils.quality import iou
+from utils.types import ChipGrid, Mask, MaskBackend, Prompt, RasterChip
+
+X, Y, GSD_M = 500_000.0, 5_200_000.0, 0.3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A backend as the suite builds it."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    segments: bool = True
+    """Whether its masks mean something: False for random weights."""
+
+    def build(self) -> MaskBackend:
+        return mask_backends.get(self.name, **self.options)
+
+
+CASES = [
+    Case("classical"),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def backend(case: Case) -> MaskBackend:
+    return case.build()
+
+
+def grid_of(height: int = 128, width: int = 160, degrees: float = 0.0, epsg: int = 32632) -> ChipGrid:
+    centre = Affine.translation(X, Y) @ Affine.rotation(degrees) @ Affine.scale(GSD_M, -GSD_M)
+    turned = centre @ Affine.translation(-width / 2, -height / 2)
+    return ChipGrid(epsg=epsg, transform=tuple(turned)[:6], height=height, width=width)
+
+
+def inside(shape: shapely.Geometry, grid: ChipGrid) -> NDArray[np.bool_]:
+    cols, rows = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
+    return shapely.contains_xy(to_pixels(shape, grid), cols, rows)
+
+
+def chip_of(grid: ChipGrid, *panels: shapely.Geometry, valid: NDArray[np.bool_] | None = None) -> RasterChip:
+    """Dark blue panels on a noisy grey roof beside a green field; nothing in it can be written to."""
+    rng = np.random.default_rng(0)
+    shape = (grid.height, grid.width)
+    x = np.broadcast_to(np.arange(grid.width), shape)
+    rgb = np.where(
+        x < grid.width * 0.7, np.array([165, 155, 150])[:, None, None], np.array([90, 130, 70])[:, None, None]
+    )
+    for panel in panels:
+        rgb = np.where(inside(panel, grid), np.array([35, 45, 80])[:, None, None], rgb)
+    data = np.clip(rgb + rng.normal(0, 6, rgb.shape), 1, 255).astype(np.uint8)
+    valid = np.ones(shape, dtype=np.bool_) if valid is None else valid
+    data[:, ~valid] = 0
+    data.setflags(write=False)
+    valid.setflags(write=False)
+    return RasterChip(
+        data=data,
+        valid=valid,
+        grid=grid,
+        bands=("red", "green", "blue"),
+        source="test",
+        scene_ids=("scene",),
+        sensor="camera",
+        acquired_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+def prompt(geometry: shapely.Geometry, kind: str = "box", name: str = "p") -> Prompt:
+    return Prompt(prompt_id=name, label_id=name, kind=kind, geometry=geometry)
+
+
+def panel_at(dx: float, dy: float, width: float = 9.0, height: float = 6.0) -> shapely.Polygon:
+    return shapely.box(X + dx - width / 2, Y + dy - height / 2, X + dx + width / 2, Y + dy + height / 2)
+
+
+def check(masks: list[Mask], chip: RasterChip, prompts: list[Prompt]) -> None:
+    """The part of the contract that holds for every answer."""
+    assert [mask.prompt_id for mask in masks] == [each.prompt_id for each in prompts]
+    for mask in masks:
+        assert mask.grid == chip.grid
+        assert mask.data.dtype == np.bool_
+        assert mask.data.shape == chip.valid.shape
+        assert not (mask.data & ~chip.valid).any()
+        assert all(0.0 <= score <= 1.0 and np.isfinite(score) for score in mask.scores.values())
+        assert len(set(mask.flags)) == len(mask.flags)
+        assert mask.data.any() or {"empty", "not_in_chip"} & set(mask.flags)
+
+
+def run(backend: MaskBackend, chip: RasterChip, *prompts: Prompt) -> list[Mask]:
+    masks = backend.segment(chip, list(prompts))
+    check(masks, chip, list(prompts))
+    return masks
+
+
+def test_every_registered_backend_is_tested() -> None:
+    assert {case.name for case in CASES} == set(mask_backends.names())
+
+
+def test_protocol_and_name(case: Case, backend: MaskBackend) -> None:
+    assert isinstance(backend, MaskBackend)
+    assert backend.name == case.name
+
+
+def test_unknown_option_lists_those_that_exist(case: Case) -> None:
+    with pytest.raises(UnknownNameError, match="known: "):
+        mask_backends.get(case.name, **case.options, no_such_option=1)
+
+
+def test_no_prompts_no_masks(backend: MaskBackend) -> None:
+    assert run(backend, chip_of(grid_of())) == []
+
+
+def test_order_and_count(backend: MaskBackend) -> None:
+    places = [panel_at(-12, 8), panel_at(12, -8), panel_at(-12, -8), panel_at(500, 0), panel_at(12, 8)]
+    chip = chip_of(grid_of(), *places)
+    masks = run(backend, chip, *(prompt(place, name=str(number)) for number, place in enumerate(places)))
+    assert ["not_in_chip" in mask.flags for mask in masks] == [False, False, False, True, False]
+    assert not masks[3].data.any()
+
+
+def test_same_input_same_masks(case: Case) -> None:
+    chip = chip_of(grid_of(), panel_at(0, 0))
+    prompts = [prompt(panel_at(0.5, 0.4)), prompt(panel_at(0, 0), "point"), prompt(panel_at(0, 0).buffer(1), "polygon")]
+    first, second = run(case.build(), chip, *prompts), run(case.build(), chip, *prompts)
+    for a, b in zip(first, second, strict=True):
+        assert (a.data == b.data).all()
+        assert (a.scores, a.flags) == (b.scores, b.flags)
+
+
+def test_a_prompt_is_answered_alike_in_any_company(backend: MaskBackend) -> None:
+    chip = chip_of(grid_of(), panel_at(-12, 8), panel_at(12, -8))
+    one, other = prompt(panel_at(-12, 8), name="a"), prompt(panel_at(12, -8), name="b")
+    (alone,) = run(backend, chip, one)
+    together = run(backend, chip, other, one)[1]
+    assert (alone.data == together.data).all()
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, -100.0])
+def test_masks_lie_where_the_object_is(case: Case, backend: MaskBackend, degrees: float) -> None:
+    grid = grid_of(degrees=degrees)
+    panel = affinity.rotate(panel_at(3, -4), 15)
+    chip = chip_of(grid, panel)
+    box, polygon = run(backend, chip, prompt(panel.envelope), prompt(panel, "polygon"))
+    if case.segments:
+        assert iou(box.data, inside(panel, grid)) > 0.8
+        assert iou(polygon.data, inside(panel, grid)) > 0.8
+
+
+def test_a_clipped_prompt_says_so(case: Case, backend: MaskBackend) -> None:
+    grid = grid_of()
+    panel = panel_at(-24, 0)
+    (mask,) = run(backend, chip_of(grid, panel), prompt(panel))
+    assert "clipped" in mask.flags
+    if case.segments:
+        assert iou(mask.data, inside(panel, grid)) > 0.8
+
+
+def test_point_prompts_say_so(case: Case, backend: MaskBackend) -> None:
+    grid = grid_of()
+    chip = chip_of(grid, panel_at(2, 1, 8, 5))
+    bare, boxed, outside = run(
+        backend,
+        chip,
+        prompt(shapely.Point(X + 2, Y + 1), "point"),
+        prompt(shapely.Point(X + 2, Y + 1).buffer(6).envelope, "point"),
+        prompt(shapely.Point(X + 60, Y), "point"),
+    )
+    assert "point_only" in bare.flags
+    assert "point_only" in boxed.flags
+    assert outside.flags == ("not_in_chip",)
+    if case.segments:
+        assert iou(bare.data, inside(panel_at(2, 1, 8, 5), grid)) > 0.8
+
+
+@pytest.mark.parametrize("kind", ["box", "point", "polygon"])
+@pytest.mark.parametrize("side", [0.05, 0.3, 1.0, 2.0])
+def test_tiny_prompts(backend: MaskBackend, kind: str, side: float) -> None:
+    chip = chip_of(grid_of(), panel_at(0, 0, side, side))
+    (mask,) = run(backend, chip, prompt(panel_at(0.07, 0.07, side, side), kind))
+    if kind == "box":
+        assert "small" in mask.flags
+
+
+@pytest.mark.parametrize("kind", ["box", "polygon"])
+def test_a_prompt_that_is_the_chip(backend: MaskBackend, kind: str) -> None:
+    grid = grid_of()
+    chip = chip_of(grid, panel_at(0, 0, 100, 100))
+    (mask,) = run(backend, chip, prompt(grid.footprint, kind))
+    assert mask.data.any()
+
+
+def test_nodata_is_never_the_object(case: Case, backend: MaskBackend) -> None:
+    grid = grid_of()
+    valid = np.ones((grid.height, grid.width), dtype=np.bool_)
+    valid[:, 80:] = False
+    chip = chip_of(grid, panel_at(0, 0), valid=valid)
+    (mask,) = run(backend, chip, prompt(panel_at(0, 0)))
+    if case.segments:
+        assert iou(mask.data, inside(panel_at(0, 0), grid) & valid) > 0.8
+
+
+@pytest.mark.parametrize("kind", ["box", "point", "polygon"])
+def test_an_all_nodata_chip_gives_empty_masks(backend: MaskBackend, kind: str) -> None:
+    grid = grid_of()
+    chip = chip_of(grid, valid=np.zeros((grid.height, grid.width), dtype=np.bool_))
+    (mask,) = run(backend, chip, prompt(panel_at(0, 0), kind))
+    assert "empty" in mask.flags
+
+
+@pytest.mark.parametrize("value", [1, 128, 255])
+def test_a_chip_of_one_colour_is_answered(backend: MaskBackend, value: int) -> None:
+    chip = chip_of(grid_of())
+    flat = replace(chip, data=np.full_like(chip.data, value))
+    run(backend, flat, prompt(panel_at(0, 0)), prompt(panel_at(0, 0), "point"), prompt(panel_at(0, 0), "polygon"))
+
+
+def test_many_prompts_on_one_chip(backend: MaskBackend) -> None:
+    chip = chip_of(grid_of(96, 96), panel_at(0, 0))
+    rng = np.random.default_rng(1)
+    prompts = [prompt(panel_at(*rng.uniform(-13, 13, 2), 3, 3), name=str(number)) for number in range(60)]
+    assert len(run(backend, chip, *prompts)) == 60
+
+
+def _with_bands(chip: RasterChip, bands: tuple[str, ...]) -> RasterChip:
+    return replace(chip, data=np.resize(chip.data, (len(bands), *chip.valid.shape)), bands=bands)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda chip: _with_bands(chip, ("red",)), BandError),
+        (lambda chip: _with_bands(chip, ("red", "green", "blue", "nir")), BandError),
+        (lambda chip: replace(chip, data=chip.data.astype(np.uint16)), MaskError),
+        (lambda chip: replace(chip, data=chip.data.astype(np.float32)), MaskError),
+        (lambda chip: replace(chip, grid=replace(chip.grid, epsg=4326)), CRSError),
+    ],
+    ids=["one band", "four bands", "uint16", "float32", "geographic grid"],
+)
+def test_unusable_chips_are_refused(
+    backend: MaskBackend, change: Callable[[RasterChip], RasterChip], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        backend.segment(change(chip_of(grid_of())), [prompt(panel_at(0, 0))])
+
+
+def test_unknown_backend_lists_those_that_exist() -> None:
+    with pytest.raises(UnknownNameError, match=r"known: .*classical"):
+        mask_backends.get("oracle")
