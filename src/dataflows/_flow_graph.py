@@ -92,6 +92,8 @@ def united(graphs: Iterable[FlowGraph]) -> FlowGraph:
 
 def type_text(kind: Any) -> str:
     """A type as a reader wants it: no module paths, arrays by their element type."""
+    if isinstance(kind, list):
+        return f"[{', '.join(type_text(argument) for argument in kind)}]"
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is np.ndarray or kind is np.ndarray:
         element = get_args(arguments[1]) if len(arguments) > 1 else ()
@@ -103,9 +105,7 @@ def type_text(kind: Any) -> str:
     if origin is not None and arguments:
         inner = ", ".join(type_text(argument) for argument in arguments if argument is not Ellipsis)
         return f"{type_text(origin)}[{inner}]"
-    if kind is types.NoneType or kind is None:
-        return "None"
-    return str(getattr(kind, "__name__", None) or str(kind).removeprefix("typing."))
+    return "None" if kind in {None, types.NoneType} else str(getattr(kind, "__name__", kind))
 
 
 def first_line(text: str | None) -> str:

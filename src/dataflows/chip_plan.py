@@ -19,14 +19,17 @@ from utils.errors import LabelsOutsideImageryError, NoImageryError
 from utils.failures import Failure
 from utils.geo import CHIP_NAMESPACE, reproject, reproject_points, s2_cell_polygon, s2_cells, s2_parents, utm_epsg
 from utils.prompts import prompt_geometry
-from utils.split import SPLITS, SplitRule, choose_salt, guarded_splits
+from utils.split import SPLITS, SplitRule, balanced_salts, guarded_splits
 from utils.types import ChipProfile
 
 Position = tuple[int, int, int]
 """EPSG code of a UTM zone, and column and row on its chip lattice."""
 
-NEAR_CHIPS = 2
-"""Background is near within this many chips of a labelled one."""
+SALTS = 64
+"""Salts compared when a store gets its split rule."""
+
+NEAR_CHIPS = 1
+"""Background is near within this many chips of a labelled one; 1 is its eight neighbours."""
 
 CHIP_PLAN = pa.schema(
     [
@@ -146,11 +149,15 @@ def stored_split_rule(store: str, split_level: int, guard_m: float) -> tuple[Spl
 def split_rule(
     stored_split_rule: SplitRule | None,
     labelled_chips: pa.Table,
+    chip_profile: ChipProfile,
     split_level: int,
     split_fractions: list[float],
     guard_m: float,
 ) -> SplitRule:
-    """The rule that gives each cell its split: the stored one, else one whose salt balances the labelled chips.
+    """The rule that gives each cell its split: the stored one, else a new one.
+
+    Of the :data:`SALTS` salts that balance the labelled chips best, it is the one whose guard leaves most of them
+    usable: the split that is furthest below its wanted share counts.
 
     Raises:
         SplitError: no salt leaves every split with a labelled chip.
@@ -158,14 +165,12 @@ def split_rule(
     if stored_split_rule is not None:
         return stored_split_rule
     train, val, test = split_fractions
-    leaves = s2_cells(labelled_chips["lon"].to_numpy(), labelled_chips["lat"].to_numpy(), 30)
-    cells, counts = np.unique(s2_parents(leaves, split_level), return_counts=True)
-    return SplitRule(
-        level=split_level,
-        salt=choose_salt(cells, counts, (train, val, test)),
-        fractions=(train, val, test),
-        guard_m=guard_m,
-    )
+    cells, counts = np.unique(_cells_of(labelled_chips, split_level), return_counts=True)
+    rules = [
+        SplitRule(level=split_level, salt=salt, fractions=(train, val, test), guard_m=guard_m)
+        for salt in balanced_salts(cells, counts, (train, val, test), count=SALTS)
+    ]
+    return max(rules, key=lambda rule: _least_usable(_splits(labelled_chips, rule, chip_profile), rule))
 
 
 @tag(stage="plan")
@@ -282,6 +287,11 @@ def _plan_rows(covered: list[dict[str, Any]], role: str, profile: ChipProfile) -
 
 def _cells_of(chips: pa.Table, level: int) -> NDArray[np.uint64]:
     return s2_parents(s2_cells(chips["lon"].to_numpy(), chips["lat"].to_numpy(), 30), level)
+
+
+def _least_usable(splits: list[str], rule: SplitRule) -> float:
+    """Chips of the split that falls shortest, as a share of what it is due."""
+    return min(splits.count(name) / (share * len(splits)) for name, share in rule.shares.items() if share)
 
 
 def _splits(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> list[str]:

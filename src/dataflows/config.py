@@ -69,8 +69,8 @@ class BuildConfig:
     min_overlap: float = 0.1
     """A label makes a chip labelled when at least this share of the label, or of the chip, lies on it."""
     background_near_ratio: float = 0.3
-    """Background chips within two chips of a labelled one, per labelled chip."""
-    background_far_ratio: float = 0.2
+    """Background chips beside a labelled one, per labelled chip."""
+    background_far_ratio: float = 0.3
     """Background chips farther away in the same partition, per labelled chip."""
     partition_level: int = 13
     """S2 level of the unit of work."""

@@ -1,19 +1,16 @@
 """The only file that builds a Hamilton driver: which modules a flow has, what it is told, what is asked of it."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# importing every optional extension triples Hamilton's start-up; none is used here
-os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
-
 from hamilton import driver
 
 from dataflows import mask_backends
 from dataflows.config import BuildConfig, from_mapping
+from dataflows.drawing import enable_notebook_display
 from dataflows.partition_loop import BuildPlan, Progress, RunSummary, plan, run_build
 from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
@@ -77,6 +74,7 @@ def build_driver(name: str, config: BuildConfig | Mapping[str, Any] | None = Non
         checked = config if isinstance(config, BuildConfig) else from_mapping(config)
         modules[modules.index(LOADERS["local"])] = _loader_of(checked)
         settings = build_inputs(checked)
+    enable_notebook_display()
     return driver.Builder().with_modules(*map(import_module, modules)).with_config(settings).build()
 
 

@@ -5,7 +5,6 @@ Nodes run from a size and a seed to one folder: ``landscape`` → ``weak_labels`
 
 from dataclasses import asdict
 
-
 from hamilton.function_modifiers import datasaver
 
 from store import sample_files

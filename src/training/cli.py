@@ -8,6 +8,7 @@ from typing import Final
 from utils.errors import AegirError, UnknownNameError
 
 CONFIGS: Final = Path(__file__).parent / "configs"
+EXIT_REFUSED: Final = 2
 SUBCOMMANDS: Final = {
     "fit": "train on the store's training_data (or resume with --ckpt_path)",
     "validate": "metrics of a checkpoint on the val split",
@@ -26,7 +27,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`python -m training fit` needs no option: it trains on data/lancedb.",
+            "`python -m training fit` needs no option: it trains on $AEGIR_STORE, or data/lancedb.",
             f"Packaged settings: --config NAME with NAME one of {named}.",
             "Options of a subcommand: python -m training SUBCOMMAND --help",
         ]
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; None takes them from ``sys.argv``.
 
     Returns:
-        0 when all went well, 1 after an error of this project (its text goes to stderr), 2 for an unknown subcommand.
+        0 when all went well, 2 when settings or data were refused (the text goes to stderr).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help"}:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments[0] not in SUBCOMMANDS:
         print(f"{UnknownNameError('subcommand', arguments[0], list(SUBCOMMANDS))}\n\n{usage()}", file=sys.stderr)  # noqa: T201
-        return 2
+        return EXIT_REFUSED
     # seconds of imports that --help and other command lines must not pay
     from training.lightning_cli import run  # noqa: PLC0415
 
@@ -61,5 +62,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(arguments)
     except AegirError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return EXIT_REFUSED
     return 0

@@ -1,5 +1,6 @@
 """Lance tables as batches: pinned, filtered, leak-checked, deterministic and resumable."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from utils.errors import ConfigError
 _WHAT_THE_MODEL_SEES = ("mode", "bands", "indices", "msi_window_px", "msi_positive_fraction")
 _WHAT_A_RESUME_KEEPS = (
     *_WHAT_THE_MODEL_SEES,
-    *("table", "version", "where", "batch_size", "seed", "train_crop_px", "augment", "stats_chips"),
+    *("table", "version", "where", "batch_size", "seed", "train_crop_px", "crops_per_chip", "augment", "stats_chips"),
 )
 _NEEDED = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
@@ -34,7 +35,7 @@ class LanceDataModule(LightningDataModule):
     Batches are a function of (seed, epoch); a checkpoint holds the position within the epoch.
 
     Args:
-        store: LanceDB store, a folder or URI.
+        store: LanceDB store, a folder or URI; None takes $AEGIR_STORE, else data/lancedb.
         table: table name.
         version: version number or tag; None pins the newest one at setup and records it.
         where: extra row filter in Lance SQL, for instance ``cloud_fraction < 0.2``.
@@ -46,6 +47,7 @@ class LanceDataModule(LightningDataModule):
         guard_m: least distance between VHR footprints of different splits, metres; None takes the store's split rule.
         batch_size: chips per batch and rank.
         train_crop_px: side of the random training crop in mode ``vhr``, pixels; None trains on whole chips.
+        crops_per_chip: training crops drawn from each chip per epoch, in mode ``vhr`` with ``train_crop_px``.
         augment: whether training samples are turned, mirrored and changed in radiometry.
         stats_chips: most training chips used for normalisation statistics, drawn by ``seed``.
         seed: seed of order and augmentation.
@@ -62,7 +64,7 @@ class LanceDataModule(LightningDataModule):
     def __init__(  # noqa: PLR0913 - each is a setting of the command line
         self,
         *,
-        store: str = DEFAULT_STORE,
+        store: str | None = None,
         table: str = "training_data",
         version: int | str | None = None,
         where: str | None = None,
@@ -74,6 +76,7 @@ class LanceDataModule(LightningDataModule):
         guard_m: float | None = None,
         batch_size: int = 16,
         train_crop_px: int | None = 128,
+        crops_per_chip: int = 4,
         augment: bool = True,
         stats_chips: int = 512,
         seed: int = 42,
@@ -83,15 +86,17 @@ class LanceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.store, self.table, self.version, self.where = str(store), table, version, where
+        self.store = store or os.environ.get("AEGIR_STORE") or DEFAULT_STORE
+        self.table, self.version, self.where = table, version, where
         self.mode, self.bands, self.indices = mode, bands, indices or []
         self.msi_window_px, self.msi_positive_fraction = msi_window_px, msi_positive_fraction
         self.guard_m, self.stats_chips = guard_m, stats_chips
         self.batch_size, self.threads, self.num_workers = batch_size, threads, num_workers
-        self.train_crop_px, self.augment, self.seed = train_crop_px, augment, seed
+        self.train_crop_px, self.crops_per_chip = train_crop_px, crops_per_chip
+        self.augment, self.seed = augment, seed
         self.predict_split = predict_split
-        if batch_size < 1 or stats_chips < 1:
-            raise ConfigError(f"batch_size ({batch_size}) and stats_chips ({stats_chips}) must be at least 1")
+        if min(batch_size, stats_chips, crops_per_chip) < 1:
+            raise ConfigError("batch_size, stats_chips and crops_per_chip must be at least 1")
         self._ref: TableRef | None = None
         self._spec: InputSpec | None = None
         self._keys: pa.Table | None = None
@@ -147,7 +152,8 @@ class LanceDataModule(LightningDataModule):
         augmentation = Augmentation(seed=self.seed, crop_px=crop_px)
         if not self.augment:
             augmentation = replace(augmentation, dihedral=False, gain=0.0, offset=0.0)
-        self._train = self._loader(self._dataset("train", augmentation), shuffle=True)
+        draws = self.crops_per_chip if crop_px else 1
+        self._train = self._loader(self._dataset("train", augmentation), shuffle=True, draws=draws)
         if self._position is not None:
             self._train.load_state_dict(self._position)
         return self._train
@@ -167,6 +173,7 @@ class LanceDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Settings with the pinned version, the record of the run, and the position within the epoch."""
         settings = {name: value for name, value in self.hparams.items() if not name.startswith("_")}
+        settings["store"] = self.store
         if self._ref is not None:
             settings["version"] = self._ref.version
         # not only in the loader: Lightning restores loaders too late where a schedule asks for their length
@@ -261,10 +268,10 @@ class LanceDataModule(LightningDataModule):
         rows = key_columns.require_rows(self._key_table, split, self.where, known_only=known_only)
         return ChipDataset(self._pinned, self.spec, rows.uuids, rows.offsets, augmentation)
 
-    def _loader(self, dataset: ChipDataset, *, shuffle: bool) -> ChipLoader:
+    def _loader(self, dataset: ChipDataset, *, shuffle: bool, draws: int = 1) -> ChipLoader:
         trainer = self.trainer
         plan = BatchPlan(
-            n_rows=len(dataset),
+            n_rows=len(dataset) * draws,
             batch_size=self.batch_size,
             seed=self.seed,
             shuffle=shuffle,

@@ -40,6 +40,8 @@ class TableRef:
 class ChipDataset(Dataset[dict[str, Any]]):
     """Map-style dataset whose items are whole batches: index it with a :class:`~training.sampling.Batch`.
 
+    Row numbers count on beyond the last chip and start over with the first: the same chip, another augmentation.
+
     An item holds ``image`` (n, channels, H, W; uint8 in mode ``vhr``, float32 with NaN for nodata in ``msi``),
     ``target`` (n, H, W uint8: 0, 1, 255 ignore) and ``uuid`` (n strings), in the order of the batch's rows.
     It pickles to worker processes by reference and opens the table there; Lance must not be forked.
@@ -87,11 +89,12 @@ class ChipDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, batch: Batch) -> dict[str, Any]:
         """One batch as tensors."""
-        images, targets = self.arrays(batch.rows)
+        chips = batch.rows % len(self)
+        images, targets = self.arrays(chips)
         if self.augmentation is not None:
             images, targets = self.augmentation.apply(images, targets, batch.epoch, batch.rows)
         return {
             "image": torch.from_numpy(images),
             "target": torch.from_numpy(targets),
-            "uuid": [self.uuids[row] for row in batch.rows],
+            "uuid": [self.uuids[chip] for chip in chips],
         }

@@ -5,6 +5,7 @@ Every mask passes through :func:`refine` before it is scored, stored or learnt f
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 
 import cv2
 import numpy as np
@@ -124,10 +125,24 @@ def outline(mask: Mask, *, simplify_px: float = 0.0) -> MultiPolygon:
         raise ConfigError(f"simplify_px is {simplify_px}; outlines move by at most half a pixel (0 to 0.5)")
     if not mask.data.any():
         return MultiPolygon()
-    merged = shapely.unary_union(_pixel_blocks(mask.data)).simplify(simplify_px)
-    parts = [part for part in shapely.get_parts(merged) if isinstance(part, Polygon)]
+    merged = shapely.unary_union(_pixel_blocks(mask.data))
+    parts = [_simplified(part, simplify_px) for part in shapely.get_parts(merged)]
     a, b, c, d, e, f = mask.grid.transform
     return MultiPolygon([affinity.affine_transform(part, [a, b, d, e, c, f]) for part in parts])
+
+
+def _simplified(part: Polygon, tolerance_px: float) -> Polygon:
+    """``part`` with fewer vertices, none of its old ones left further off than the tolerance."""
+    exact = part.simplify(0)
+    if not tolerance_px:
+        return exact
+    # keeping the topology may overstep at a ring's start, not keeping it may cross rings
+    for step, keep_topology in product((tolerance_px, tolerance_px / 2), (True, False)):
+        candidate = part.simplify(step, preserve_topology=keep_topology)
+        sound = isinstance(candidate, Polygon) and candidate.is_valid and not candidate.is_empty
+        if sound and exact.hausdorff_distance(candidate) <= tolerance_px:
+            return candidate
+    return exact
 
 
 def _pixel_blocks(data: Bools) -> NDArray[np.object_]:

@@ -80,16 +80,29 @@ def choose_salt(
     *,
     tries: int = 4096,
 ) -> int:
-    """The salt, of the first ``tries``, whose splits' shares of the weight come nearest to ``fractions``.
+    """The first of :func:`balanced_salts`."""
+    return balanced_salts(cells, weights, fractions, tries=tries, count=1)[0]
+
+
+def balanced_salts(
+    cells: ArrayLike,
+    weights: ArrayLike,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    *,
+    tries: int = 4096,
+    count: int = 1,
+) -> list[int]:
+    """Up to ``count`` of the first ``tries`` salts, those whose splits' shares of the weight are nearest ``fractions``.
 
     Every split with a share above 0 gets at least one cell and some weight. Nearest is the smallest largest
-    deviation; ties go to the lower salt, so the same input always gives the same salt.
+    deviation; ties go to the lower salt, so the same input always gives the same salts.
 
     Args:
         cells: split cells (S2, at the split level), repeats allowed, shape (n,).
         weights: what to balance, for example labelled chips per cell, ≥ 0, shape (n,).
         fractions: wanted shares of train, val and test.
         tries: salts to look at.
+        count: how many to return at most.
 
     Raises:
         SplitError: the weights are unusable, there are fewer weighted cells than splits, or no salt fills every split.
@@ -102,7 +115,7 @@ def choose_salt(
             f"{len(ids)} split cells with labels cannot make {needed} splits without an empty one; "
             "use a finer split level, a larger area, or set a fraction to 0"
         )
-    best, best_salt = math.inf, -1
+    deviation = np.empty(tries)
     block = max(1, (1 << 22) // len(ids))
     for start in range(0, tries, block):
         salts = np.arange(start, min(start + block, tries), dtype=np.uint64)
@@ -111,15 +124,14 @@ def choose_salt(
         shares = np.diff(below / total.sum(), axis=1, prepend=0, append=1)
         worst = np.abs(shares - wanted).max(axis=1)
         worst[(shares[:, wanted > 0] <= 1e-12).any(axis=1)] = math.inf
-        at = int(np.argmin(worst))
-        if worst[at] < best:
-            best, best_salt = float(worst[at]), int(salts[at])
-    if best_salt < 0:
+        deviation[start : start + len(salts)] = worst
+    order = np.argsort(deviation, kind="stable")[:count]
+    if not math.isfinite(deviation[order[0]]):
         raise SplitError(
             f"none of {tries} salts puts a labelled cell into every split of {fractions} with {len(ids)} cells; "
             "use a finer split level or more even fractions"
         )
-    return best_salt
+    return [int(salt) for salt in order if math.isfinite(deviation[salt])]
 
 
 def guarded_splits(ix: ArrayLike, iy: ArrayLike, lattice: ChipLattice, rule: SplitRule) -> Names:

@@ -1,7 +1,5 @@
 """Every table opens with lancedb, with pylance and, read-only, with DuckDB's lance extension: three engine versions."""
 
-# ruff: noqa: S608 - names come from the schemas
-
 from pathlib import Path
 from typing import Any
 

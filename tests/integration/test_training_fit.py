@@ -122,11 +122,11 @@ def test_predict_writes_probabilities_of_every_test_chip(here: Path) -> None:
         (["fit", "--data.where", "split <> 'val'"], "split 'val' holds no chip"),
     ],
 )
-def test_bad_input_is_said_and_returns_1(
+def test_bad_input_is_said_and_refused(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
 ) -> None:
     before = sorted(here.rglob("*.ckpt"))
-    assert main([*arguments, *QUIET]) == 1
+    assert main([*arguments, *QUIET]) == 2
     assert text in capsys.readouterr().err
     assert sorted(here.rglob("*.ckpt")) == before
 

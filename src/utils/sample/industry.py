@@ -34,7 +34,7 @@ def lay_industry(sketch: Sketch, ground: Polygon, rng: np.random.Generator, *, p
     order = sorted(lots, key=lambda lot: -lot.area)
     for number, lot in enumerate(order):
         paved = inset(lot, 2.0)
-        yard = varied(MATERIALS["asphalt" if rng.random() < 0.6 else "concrete"] * np.float32(0.85), rng, gain=0.15)
+        yard = varied(MATERIALS[str(rng.choice(["asphalt", "asphalt_new", "concrete"]))] * np.float32(0.9), rng, gain=0.15)
         sketch.paint(paved, yard, Layer.GROUND, grain=Grain(fine=0.05, medium=0.05, coarse=0.06))
         if number == len(order) - 1 or rng.random() < 0.22:
             lay_car_park(sketch, lot, rng)
@@ -89,7 +89,7 @@ def lay_car_park(sketch: Sketch, lot: Polygon, rng: np.random.Generator) -> None
     frame = _fitted(lot, 2.5, rng)
     if frame is None or frame.width < 16:
         return
-    tarmac = varied(MATERIALS["asphalt_new" if rng.random() < 0.5 else "asphalt"], rng, gain=0.12)
+    tarmac = varied(MATERIALS["asphalt_new" if rng.random() < 0.7 else "asphalt"], rng, gain=0.12)
     sketch.paint(frame.outline, tarmac, Layer.PAVED, grain=PAVING)
     sketch.confusers.append(Confuser(outline=frame.outline, kind="car_park"))
     filling = rng.uniform(0.45, 0.9)
@@ -117,7 +117,7 @@ def lay_nursery(sketch: Sketch, ground: Polygon, rng: np.random.Generator) -> No
             _greenhouses(sketch, lot, rng)
         else:
             sketch.patches.append(Patch(outline=lot, landcover="cropland"))
-            lay_plastic_field(sketch, inset(lot, 2.0), rng, dark=rng.random() < 0.6)
+            lay_plastic_field(sketch, inset(lot, 2.0), rng, dark=rng.random() < 0.7)
 
 
 def _greenhouses(sketch: Sketch, lot: Polygon, rng: np.random.Generator) -> None:

@@ -25,7 +25,7 @@ from utils.sample.texture import Grain
 
 ROAD_WIDTHS_M = (8.5, 8.5, 6.5, 6.5, 5.0)
 """Width of a road by the depth of its cut; deeper cuts are lanes of the last width."""
-PV_SHARES = {"village": 0.42, "farmland": 0.85, "industry": 0.75}
+PV_SHARES = {"village": 0.46, "farmland": 0.9, "industry": 0.8}
 """Share of buildings with modules, by kind of district."""
 
 
@@ -129,7 +129,7 @@ def _roads(sketch: Sketch, cuts: list[Cut], seed: int) -> None:
         width = ROAD_WIDTHS_M[min(cut.depth, len(ROAD_WIDTHS_M) - 1)]
         main = cut.depth < 2
         track = cut.depth > 4 and rng.random() < 0.3
-        material = "track" if track else ("asphalt" if rng.random() < 0.7 else "asphalt_new")
+        material = "track" if track else ("asphalt" if rng.random() < 0.6 else "asphalt_new")
         verge = varied(mixture(grass_dry=0.55, gravel=0.45), rng)
         sketch.paint(cut.line.buffer(width / 2 + 0.7, cap_style="square"), verge, Layer.GROUND, grain=PAVING)
         surface = cut.line.buffer(width / 2, cap_style="square")

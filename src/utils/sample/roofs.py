@@ -19,7 +19,7 @@ PITCHED_ROOFS = {
     "tile_orange": 0.12,
     "tile_brown": 0.17,
     "tile_grey": 0.14,
-    "slate": 0.20,
+    "slate": 0.24,
     "metal_green": 0.02,
     "metal_blue": 0.02,
 }

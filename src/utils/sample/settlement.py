@@ -15,6 +15,7 @@ from utils.sample.features import (
 )
 from utils.sample.geometry import Frame, along, frame_of, inset, scattered, subdivide
 from utils.sample.roofs import (
+    DARK_ROOFS,
     FLAT_ROOFS,
     PITCHED_ROOFS,
     House,
@@ -31,6 +32,8 @@ from utils.sample.texture import Grain, Stripes
 
 LAWN = Grain(fine=0.06, medium=0.07, coarse=0.05)
 PAVING = Grain(fine=0.05, medium=0.03, coarse=0.03)
+DARK_ROOF_PV = 0.35
+"""How much rarer modules are on dark roofs; the rest of those roofs are confusers."""
 CAR_PAINTS = {
     "paint_white": 0.27,
     "paint_black": 0.25,
@@ -66,7 +69,7 @@ def lay_village(sketch: Sketch, ground: Polygon, rng: np.random.Generator, *, pv
     sketch.paint(ground, varied(MATERIALS["grass"], rng), Layer.FIELD, grain=LAWN)
     sketch.patches.append(Patch(outline=ground, landcover="built_up"))
     blocks, cuts = subdivide(ground, rng, area_m2=3600.0)
-    street = varied(MATERIALS["asphalt"], rng, gain=0.12)
+    street = varied(MATERIALS["asphalt" if rng.random() < 0.65 else "asphalt_new"], rng, gain=0.12)
     for cut in cuts:
         sketch.paint(cut.line.buffer(3.9, cap_style="square"), varied(MATERIALS["concrete"], rng) * np.float32(0.75),
                      Layer.PAVED, grain=PAVING)  # fmt: skip
@@ -144,7 +147,8 @@ def roof_arrays(
     sketch: Sketch, house: House, planes: list[RoofPlane], rng: np.random.Generator, share: float
 ) -> list[Polygon]:
     """Arrays on a building with probability ``share``, on its sunniest plane and sometimes on the other one."""
-    if rng.random() >= share or not sketch.vhr_area.contains(house.frame.outline.buffer(6.0)):
+    chance = share * (DARK_ROOF_PV if house.material in DARK_ROOFS else 1.0)
+    if rng.random() >= chance or not sketch.vhr_area.contains(house.frame.outline.buffer(6.0)):
         return []
     built = commissioning_day(rng)
     if not all(house.epochs):

@@ -52,9 +52,9 @@ def product(site: str, kind: PvKind, built: date, rng: np.random.Generator) -> P
         kind=kind,
         built=built,
         cell=cell,
-        spectrum=varied(base, rng, gain=0.2, tint=0.08),
+        spectrum=varied(base, rng, gain=0.2, tint=0.07),
         line_strength=float(strength),
-        glare=float(rng.uniform(0.05, 0.14)) if rng.random() < 0.14 else 0.0,
+        glare=float(rng.uniform(0.03, 0.09)) if rng.random() < 0.12 else 0.0,
     )
 
 
@@ -210,9 +210,9 @@ def build_park(sketch: Sketch, ground: Polygon, bought: Product, rng: np.random.
     block = inset(fence, FENCE_TO_MODULES_M)
     if block.is_empty:
         return
-    tilt, module_rows = np.radians(rng.uniform(15, 28)), int(rng.integers(2, 5))
+    tilt, module_rows = np.radians(rng.uniform(15, 28)), int(rng.integers(3, 6))
     module = (MODULE_M[0], MODULE_M[1] * np.cos(tilt))
-    depth, gap = module_rows * module[1], rng.uniform(3.0, 5.5)
+    depth, gap = module_rows * module[1], rng.uniform(3.4, 6.0)
     angle = rng.normal(0.0, 0.05)
     normal = (np.sin(angle) * np.sin(tilt), -np.cos(angle) * np.sin(tilt), float(np.cos(tilt)))
     centre = (block.centroid.x, block.centroid.y)
