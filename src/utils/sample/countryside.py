@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import shapely
 from shapely import LineString, Polygon
 
 from utils.sample.features import ALWAYS, Confuser, Epochs, Layer, Patch, Sketch
@@ -63,13 +62,12 @@ def lay_field(sketch: Sketch, field: Polygon, rng: np.random.Generator) -> None:
     sketch.patches.append(Patch(outline=field, landcover="grassland" if first.grass else "cropland"))
     for crop, epochs in ((first, (True, False)), (second, (False, True))):
         spectrum = varied(mixture(**crop.shares), rng, gain=0.10, tint=0.05)
-        sketch.paint(strip, spectrum, Layer.FIELD, grain=crop.grain, stripes=_stripes(crop, heading), epochs=epochs)
-        inner = inset(strip, 9.0)
-        if not crop.grass and not inner.is_empty:
-            # the headland keeps the outer strip's look, turned by a right angle along the short sides
-            across = _stripes(crop, heading + np.pi / 2)[:1] if crop.rows else ()
-            sketch.paint(strip, spectrum, Layer.GROUND, grain=crop.grain, stripes=across, epochs=epochs)
-            sketch.paint(inner, spectrum, Layer.GROUND, grain=crop.grain, stripes=_stripes(crop, heading), epochs=epochs)
+        # rows turn on the headland
+        outer = _stripes(crop, heading + np.pi / 2) if crop.rows else _stripes(crop, heading)
+        sketch.paint(strip, spectrum, Layer.FIELD, grain=crop.grain, stripes=outer, epochs=epochs)
+        if crop.rows:
+            inner = inset(strip, 9.0)
+            sketch.paint(inner, spectrum, Layer.FIELD, grain=crop.grain, stripes=_stripes(crop, heading), epochs=epochs)
 
 
 def _stripes(crop: Crop, angle: float) -> tuple[Stripes, ...]:
@@ -186,8 +184,3 @@ def lay_river(sketch: Sketch, course: LineString, width_m: float, rng: np.random
         places = np.array([place for place, _ in along(course, 4.5, offset_m=side * (width_m / 2 + 3.5))])
         places = places + rng.normal(0, 1.2, places.shape)
         sketch.plant(places[rng.random(len(places)) < 0.6], rng, radius=(1.6, 4.6), conifers=0.05)
-
-
-def forest_gap(points: shapely.Geometry, wood: Polygon) -> shapely.Geometry:
-    """``points`` outside ``wood``."""
-    return shapely.difference(points, wood)

@@ -141,7 +141,9 @@ def subdivide(
     return pieces, cuts
 
 
-def blob(centre: Vector, radius: float, rng: np.random.Generator, *, vertices: int = 48, rough: float = 0.18) -> Polygon:
+def blob(
+    centre: Vector, radius: float, rng: np.random.Generator, *, vertices: int = 48, rough: float = 0.18
+) -> Polygon:
     """A round-ish polygon with a smooth irregular outline: ponds, copses, clouds."""
     angle = np.linspace(0, 2 * np.pi, vertices, endpoint=False)
     reach = np.ones(vertices)

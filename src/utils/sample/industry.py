@@ -34,7 +34,9 @@ def lay_industry(sketch: Sketch, ground: Polygon, rng: np.random.Generator, *, p
     order = sorted(lots, key=lambda lot: -lot.area)
     for number, lot in enumerate(order):
         paved = inset(lot, 2.0)
-        yard = varied(MATERIALS[str(rng.choice(["asphalt", "asphalt_new", "concrete"]))] * np.float32(0.9), rng, gain=0.15)
+        yard = varied(
+            MATERIALS[str(rng.choice(["asphalt", "asphalt_new", "concrete"]))] * np.float32(0.9), rng, gain=0.15
+        )
         sketch.paint(paved, yard, Layer.GROUND, grain=Grain(fine=0.05, medium=0.05, coarse=0.06))
         if number == len(order) - 1 or rng.random() < 0.22:
             lay_car_park(sketch, lot, rng)
@@ -87,7 +89,7 @@ def _trailers(sketch: Sketch, lot: Polygon, hall: Polygon, rng: np.random.Genera
 def lay_car_park(sketch: Sketch, lot: Polygon, rng: np.random.Generator) -> None:
     """Rows of stalls with white lines, two thirds of them taken, a few trees."""
     frame = _fitted(lot, 2.5, rng)
-    if frame is None or frame.width < 16:
+    if frame is None or frame.width < 16 or frame.outline.intersects(sketch.river):
         return
     tarmac = varied(MATERIALS["asphalt_new" if rng.random() < 0.7 else "asphalt"], rng, gain=0.12)
     sketch.paint(frame.outline, tarmac, Layer.PAVED, grain=PAVING)

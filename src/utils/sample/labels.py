@@ -22,8 +22,8 @@ BOX_JITTER = 0.08
 WRONG_SHARE = 0.05
 """Share of the first state's labels that lie on something else."""
 KW_PER_M2 = 0.17
-BOXES, MAP, REGISTRY = "detector_boxes", "volunteer_map", "registry"
-"""Datasets: a detector's boxes; outlines and nodes of volunteers; the table of registered plants."""
+BOXES, MAP = "detector_boxes", "volunteer_map"
+"""Datasets of ``pv_labels``: a detector's boxes; outlines and nodes of volunteers."""
 
 WrongPlace = Literal["dark_roof", "car_park", "greenhouse", "plastic_cover", "empty_roof", "field"]
 
@@ -104,11 +104,13 @@ def weak_labels(landscape: Landscape) -> WeakLabels:
         sites.setdefault(array.site, []).append(number)
     for members in sites.values():
         array = landscape.arrays[members[0]]
+        park = array.kind == "ground"
         hidden = rng.random() < (0.17 if array.epochs[0] else 0.45)
+        revealed = rng.random() < (1.0 if park else 0.55)
         rows = digitiser.site(members)
         if not hidden:
             early += rows
-        elif rng.random() < 0.55:
+        elif revealed:
             late += rows
     wrong = round(WRONG_SHARE / (1 - WRONG_SHARE) * len(early))
     early += digitiser.wrong(wrong)
@@ -122,8 +124,8 @@ Row = WeakLabel | RegistryPoint
 
 def _state(rows: Sequence[Row]) -> LabelState:
     return LabelState(
-        labels=tuple(row for row in rows if isinstance(row, WeakLabel)),
-        points=tuple(row for row in rows if isinstance(row, RegistryPoint)),
+        labels=tuple(sorted((r for r in rows if isinstance(r, WeakLabel)), key=lambda r: r.unified_id)),
+        points=tuple(sorted((r for r in rows if isinstance(r, RegistryPoint)), key=lambda r: r.registry_id)),
     )
 
 
@@ -150,11 +152,15 @@ class _Digitiser:
         self.landscape = landscape
         self.rng = stream(landscape.seed, "digitiser")
         self.frame = shapely.box(*landscape.size.vhr_bounds).buffer(-1.0)
-        self.numbers = {BOXES: 0, MAP: 0, REGISTRY: 0}
+        self.taken: set[int] = set()
 
-    def _next(self, dataset: str) -> int:
-        self.numbers[dataset] += 1
-        return self.numbers[dataset]
+    def _next(self) -> int:
+        """A number not used before; it tells nothing about when or why it was drawn."""
+        number = int(self.rng.integers(100_000, 1_000_000))
+        while number in self.taken:
+            number = int(self.rng.integers(100_000, 1_000_000))
+        self.taken.add(number)
+        return number
 
     def site(self, members: list[int]) -> list[Row]:
         """What the three datasets know of one roof or park; at least one row."""
@@ -212,7 +218,7 @@ class _Digitiser:
         stated = float(true_area * np.clip(rng.normal(1.0, 0.12), 0.6, 1.5)) if label_type != "point" else None
         knows = dataset == MAP and bool(arrays) and rng.random() < 0.3
         return WeakLabel(
-            unified_id=f"{dataset}-{self._next(dataset):05d}",
+            unified_id=f"{dataset}-{self._next()}",
             dataset=dataset,
             label_type=label_type,
             geometry=geometry,
@@ -230,7 +236,7 @@ class _Digitiser:
         turn, reach = rng.uniform(0, 2 * np.pi), rng.uniform(4, 18)
         area = sum(array.outline.area for array in arrays)
         return RegistryPoint(
-            registry_id=900_000 + self._next(REGISTRY),
+            registry_id=self._next(),
             lonlat=self._inside(centre.x + reach * np.cos(turn), centre.y + reach * np.sin(turn)),
             capacity_kw=round(float(area * KW_PER_M2 * np.clip(rng.normal(1, 0.1), 0.6, 1.4)), 2),
             commissioned=arrays[0].built,
@@ -265,7 +271,7 @@ class _Digitiser:
 
     def _mistaken_point(self, outline: Polygon) -> RegistryPoint:
         return RegistryPoint(
-            registry_id=900_000 + self._next(REGISTRY),
+            registry_id=self._next(),
             lonlat=self._inside(outline.centroid.x, outline.centroid.y),
             capacity_kw=round(float(self.rng.uniform(3, 15)), 2),
             commissioned=date(int(self.rng.integers(2010, 2022)), 6, 1),

@@ -45,7 +45,9 @@ def make_landscape(size: str | SampleSize, seed: int) -> Landscape:
     rng = stream(seed, "layout")
     extent = shapely.box(*spec.msi_bounds)
     ground = extent.buffer(30.0, join_style="mitre")
-    sketch.paint(ground, mixture(grass=0.7, grass_dry=0.3), Layer.LAND, grain=Grain(fine=0.06, medium=0.08, coarse=0.06))
+    sketch.paint(
+        ground, mixture(grass=0.7, grass_dry=0.3), Layer.LAND, grain=Grain(fine=0.06, medium=0.08, coarse=0.06)
+    )
     if spec.has_river:
         _river(sketch, spec, seed)
     districts, cuts = subdivide(ground, rng, area_m2=spec.district_m2, jitter=0.09, first_turn=0.32)

@@ -131,9 +131,7 @@ def _pitched_roof(sketch: Sketch, house: House, spectrum: Spectrum) -> list[Roof
     slopes = _slopes(house)
     ends = _hip_ends(house) if house.shape == "hip" else []
     for normal, outline in [(plane.normal, outline) for plane, outline in slopes] + ends:
-        sketch.paint(
-            outline, spectrum, Layer.ROOF, grain=grain, stripes=courses, normal=normal, epochs=house.epochs
-        )
+        sketch.paint(outline, spectrum, Layer.ROOF, grain=grain, stripes=courses, normal=normal, epochs=house.epochs)
     run = frame.width / 2 if house.shape == "hip" else 0.0
     ridge = frame.rectangle(-frame.length / 2 + run, -0.14, frame.length / 2 - run, 0.14)
     sketch.paint(ridge, spectrum * np.float32(1.25), Layer.ROOF_DETAIL, epochs=house.epochs)

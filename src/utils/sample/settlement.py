@@ -11,9 +11,8 @@ from utils.sample.features import (
     Patch,
     Sketch,
     commissioning_day,
-    epochs_since,
 )
-from utils.sample.geometry import Frame, along, frame_of, inset, scattered, subdivide
+from utils.sample.geometry import Frame, along, frame_of, inset, largest_part, scattered, subdivide
 from utils.sample.roofs import (
     DARK_ROOFS,
     FLAT_ROOFS,
@@ -97,31 +96,44 @@ def _street_cars(sketch: Sketch, line: LineString, rng: np.random.Generator) -> 
 def _parcel(sketch: Sketch, parcel: Polygon, block: Polygon, rng: np.random.Generator, pv_share: float) -> None:
     """One garden with a house."""
     green = mixture(grass=rng.uniform(0.45, 1.0), grass_dry=rng.uniform(0.0, 0.4), soil=rng.uniform(0.0, 0.08))
-    swaths = (Stripes(kind="swath", angle=rng.uniform(0, np.pi), period_m=1.6, depth=0.03),) if rng.random() < 0.4 else ()
+    swaths = (
+        (Stripes(kind="swath", angle=rng.uniform(0, np.pi), period_m=1.6, depth=0.03),) if rng.random() < 0.4 else ()
+    )
     sketch.paint(inset(parcel, 0.25), varied(green, rng, gain=0.13), Layer.GROUND, grain=LAWN, stripes=swaths)
-    plot = frame_of(parcel)
-    room = inset(parcel, 2.2)
-    if rng.random() < 0.5:
-        plot = plot.turned()
-    length = min(rng.uniform(10.5, 15.5), plot.length - 5.0)
-    width = min(rng.uniform(8.5, 12.0), plot.width - 5.0, length)
-    if min(length, width) < 6.5 or room.is_empty:
-        return
-    u = rng.uniform(-0.5, 0.5) * max(plot.length - 5 - length, 0)
-    v = rng.uniform(-0.5, 0.5) * max(plot.width - 5 - width, 0)
-    home = plot.part(u, v, length, width)
-    if not room.contains(home.outline) or home.outline.distance(sketch.river) < 6:
-        _grove(sketch, room, rng)
+    home = _building_site(sketch, parcel, rng)
+    if home is None:
+        _grove(sketch, inset(parcel, 2.2), rng)
         return
     epochs: Epochs = (False, True) if rng.random() < 0.012 else (True, True)
     if not epochs[0]:
         sketch.paint(inset(parcel, 1.0), "soil", Layer.GROUND, grain=PAVING, epochs=(True, False))
-    planes = _home(sketch, home, rng, pv_share, epochs)
+    _home(sketch, home, rng, pv_share, epochs)
     _garden(sketch, parcel, block, home, rng)
-    del planes
 
 
-def _home(sketch: Sketch, home: Frame, rng: np.random.Generator, pv_share: float, epochs: Epochs) -> list[RoofPlane]:
+def _building_site(sketch: Sketch, parcel: Polygon, rng: np.random.Generator) -> Frame | None:
+    """Where a house fits on a parcel, or None."""
+    room, plot = inset(parcel, 2.2), frame_of(parcel)
+    if room.is_empty:
+        return None
+    if rng.random() < 0.5:
+        plot = plot.turned()
+    length = min(rng.uniform(10.5, 15.5), plot.length - 5.0)
+    width = min(rng.uniform(8.5, 12.0), plot.width - 5.0, length)
+    place = rng.uniform(-0.5, 0.5, 2)
+    for shrink in (1.0, 0.85, 0.72):
+        size = (length * shrink, width * shrink)
+        if min(size) < 6.5:
+            return None
+        u = place[0] * shrink**4 * max(plot.length - 5 - size[0], 0)
+        v = place[1] * shrink**4 * max(plot.width - 5 - size[1], 0)
+        home = plot.part(u, v, *size)
+        if room.contains(home.outline) and home.outline.distance(sketch.river) >= 6:
+            return home
+    return None
+
+
+def _home(sketch: Sketch, home: Frame, rng: np.random.Generator, pv_share: float, epochs: Epochs) -> None:
     flat = rng.random() < 0.1
     shape = "flat" if flat else ("hip" if rng.random() < 0.16 and home.length > home.width + 2 else "gable")
     house = House(
@@ -140,7 +152,6 @@ def _home(sketch: Sketch, home: Frame, rng: np.random.Generator, pv_share: float
     else:
         furnish_pitched_roof(sketch, house, planes, arrays, rng)
     note_dark_roof(sketch, house, arrays)
-    return planes
 
 
 def roof_arrays(
@@ -200,7 +211,10 @@ def _outbuildings(sketch: Sketch, parcel: Polygon, house: Polygon, rng: np.rando
     kind = rng.random()
     if kind < 0.12:
         pool = place.part(0, 0, rng.uniform(5.5, 8.5), rng.uniform(3, 4))
-        if parcel.contains(pool.part(0, 0, pool.length + 1.4, pool.width + 1.4).outline) and pool.outline.distance(house) > 2:
+        if (
+            parcel.contains(pool.part(0, 0, pool.length + 1.4, pool.width + 1.4).outline)
+            and pool.outline.distance(house) > 2
+        ):
             sketch.paint(pool.part(0, 0, pool.length + 1.2, pool.width + 1.2).outline, "concrete", Layer.PAVED)
             sketch.paint(pool.outline, "pool", Layer.MARKING, water=True)
             sketch.confusers.append(Confuser(outline=pool.outline, kind="water"))
@@ -266,12 +280,15 @@ def lay_farmstead(sketch: Sketch, ground: Polygon, rng: np.random.Generator, *, 
     sketch.patches.append(Patch(outline=ground, landcover="built_up"))
     plot = frame_of(inset(ground, 4.0))
     yard = plot.part(0, 0, plot.length * 0.62, plot.width * 0.55).outline.intersection(ground)
+    yard = largest_part(yard.difference(sketch.river))
     sketch.paint(yard, varied(MATERIALS["concrete"] * np.float32(0.7), rng), Layer.PAVED, grain=PAVING)
     slots = [(-0.27, -0.22), (0.24, -0.24), (-0.05, 0.27), (0.36, 0.2)]
     taken: list[Polygon] = []
     for number, (u, v) in enumerate(slots):
         home = number == 3
-        length, width = (rng.uniform(12, 17), rng.uniform(9, 12)) if home else (rng.uniform(22, 42), rng.uniform(12, 19))
+        length, width = (
+            (rng.uniform(12, 17), rng.uniform(9, 12)) if home else (rng.uniform(22, 42), rng.uniform(12, 19))
+        )
         frame = plot.part(u * plot.length, v * plot.width, length, width)
         if home or (number == 2 and rng.random() < 0.4):
             frame = frame.turned().part(0, 0, length, width)
@@ -311,6 +328,3 @@ def _silos(sketch: Sketch, plot: Frame, taken: list[Polygon], rng: np.random.Gen
         if all(silo.distance(other) > 2 for other in taken):
             roofing = varied(MATERIALS[str(rng.choice(["metal", "concrete", "film_dark"]))], rng)
             sketch.paint(silo, roofing, Layer.ROOF, grain=PAVING, height_m=8.0)
-
-
-__all__ = ["epochs_since", "lay_farmstead", "lay_village", "park_car", "roof_arrays"]

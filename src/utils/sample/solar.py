@@ -138,7 +138,9 @@ def mount_on_slope(
     rows = int(np.clip(round(np.sqrt(target_m2 / 2.0) / mv), 1, most_v))
     while rows < most_v and most_u * rows * mu * mv < min(target_m2, SMALLEST_ARRAY_M2 * 1.3):
         rows += 1
-    columns = int(np.clip(round(target_m2 / (rows * mu * mv)), int(np.ceil(SMALLEST_ARRAY_M2 / (rows * mu * mv))), most_u))
+    columns = int(
+        np.clip(round(target_m2 / (rows * mu * mv)), int(np.ceil(SMALLEST_ARRAY_M2 / (rows * mu * mv))), most_u)
+    )
     free_u, free_v = plane.frame.length - 0.8 - columns * mu, plane.frame.width - 0.5 - rows * mv
     u = -plane.frame.length / 2 + 0.4 + max(free_u, 0.0) * rng.uniform(0.1, 0.9)
     v = -plane.frame.width / 2 + 0.3 + max(free_v, 0.0) * rng.uniform(0.2, 0.9)

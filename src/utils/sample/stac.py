@@ -52,7 +52,9 @@ def _placed(grid: ChipGrid) -> dict[str, Any]:
     return {"proj:epsg": grid.epsg, "proj:shape": [grid.height, grid.width], "proj:transform": list(grid.transform)}
 
 
-def _item(name: str, grid: ChipGrid, time: datetime, properties: dict[str, Any], assets: dict[str, Any]) -> dict[str, Any]:
+def _item(
+    name: str, grid: ChipGrid, time: datetime, properties: dict[str, Any], assets: dict[str, Any]
+) -> dict[str, Any]:
     footprint = to_lonlat(grid.footprint)
     return {
         "type": "Feature",

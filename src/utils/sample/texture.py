@@ -71,7 +71,9 @@ def _periodic_noise(rng: np.random.Generator, period: int, scale_px: float) -> F
     """Gaussian noise, periodic, of zero mean and unit variance, with features of about ``scale_px`` pixels."""
     white = np.fft.rfft2(rng.standard_normal((period, period), dtype=np.float32))
     frequency = np.hypot(np.fft.fftfreq(period)[:, None], np.fft.rfftfreq(period)[None, :])
-    band = np.exp(-2 * (np.pi * frequency * scale_px) ** 2) + 0.35 * np.exp(-2 * (np.pi * frequency * scale_px / 3) ** 2)
+    band = np.exp(-2 * (np.pi * frequency * scale_px) ** 2) + 0.35 * np.exp(
+        -2 * (np.pi * frequency * scale_px / 3) ** 2
+    )
     band[0, 0] = 0.0
     field = np.fft.irfft2(white * band, s=(period, period))
     return (field / field.std()).astype(np.float32)

@@ -90,7 +90,9 @@ def _draw_modules(fine: Image, painted: Painting, scene: Scene, left: float, top
         window[mine] = _module_colours(window, x, y, grid, frame)[mine]
 
 
-def _module_colours(window: Image, x: NDArray[np.float64], y: NDArray[np.float64], grid: ModuleGrid, frame: Image) -> Image:
+def _module_colours(
+    window: Image, x: NDArray[np.float64], y: NDArray[np.float64], grid: ModuleGrid, frame: Image
+) -> Image:
     cos, sin = np.cos(grid.angle), np.sin(grid.angle)
     dx, dy = (x - grid.origin[0])[None, :], (y - grid.origin[1])[:, None]
     u, v = (dx * cos + dy * sin) / grid.module_u_m, (-dx * sin + dy * cos) / grid.module_v_m
@@ -121,9 +123,7 @@ def _add_texture(image: Image, owner: NDArray[np.int32], landscape: Landscape, s
     image *= np.clip(1 + texture[..., None] * _GRAIN_COLOUR, 0.25, 2.5)
 
 
-def _extent(
-    bounds: NDArray[np.float64], left: float, top: float, height: int, width: int
-) -> tuple[int, int, int, int]:
+def _extent(bounds: NDArray[np.float64], left: float, top: float, height: int, width: int) -> tuple[int, int, int, int]:
     west, south, east, north = bounds
     r0, r1 = int((top - north) / VHR_GSD_M), int((top - south) / VHR_GSD_M) + 1
     c0, c1 = int((west - left) / VHR_GSD_M), int((east - left) / VHR_GSD_M) + 1
