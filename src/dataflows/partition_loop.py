@@ -190,16 +190,9 @@ def run_build(
         AegirError: the inputs or the store cannot be used; nothing was started.
     """
     start = time.monotonic()
+    report = progress or (lambda _: None)
     build = plan(config, driver, retry_errors=retry_errors)
-    recipes, code = stage_recipes(config, build, driver)
-    run = Run(
-        flow="build",
-        build_config=config.build_config,
-        config=asdict(config),
-        recipes=recipes,
-        code=code,
-        inputs=_inputs(config, build),
-    )
+    run = _described(config, build, driver)
     buffer = CommitBuffer(
         config.store,
         config.profile,
@@ -207,10 +200,42 @@ def run_build(
         build_config=config.build_config,
         commit_every=config.commit_every,
     )
-    news = [
-        f for f, known in zip(build.failures, buffer.known(build.failures), strict=True) if retry_errors or not known
-    ]
-    summary = RunSummary(
+    met = buffer.known(build.failures)
+    news = [failure for failure, known in zip(build.failures, met, strict=True) if retry_errors or not known]
+    summary = _started(config, build, run, new_failures=len(news))
+    report(summary)
+    if build.partitions or news:
+        run.record(config.store, "running")
+        _record_plan(config, build)
+        buffer.fail(news)
+        try:
+            _run_partitions(driver, build, _provenance(config, build, run), buffer, summary, report)
+        except KeyboardInterrupt:
+            summary.status = "interrupted"
+        _finish(config, buffer, summary)
+    if summary.status == "running":
+        summary.status = "failed" if summary.failed else "done"
+    summary.seconds = time.monotonic() - start
+    if build.partitions or news:
+        run.record(config.store, summary.status, summary.counts())
+    report(summary)
+    return summary
+
+
+def _described(config: BuildConfig, build: BuildPlan, driver: Driver) -> Run:
+    recipes, code = stage_recipes(config, build, driver)
+    return Run(
+        flow="build",
+        build_config=config.build_config,
+        config=asdict(config),
+        recipes=recipes,
+        code=code,
+        inputs=_inputs(config, build),
+    )
+
+
+def _started(config: BuildConfig, build: BuildPlan, run: Run, *, new_failures: int) -> RunSummary:
+    return RunSummary(
         flow="build",
         run_id=run.run_id,
         store=config.store,
@@ -219,33 +244,18 @@ def run_build(
         chips_failed_before=build.skipped_failed,
         chips_skipped=len(build.chips) - len(build.pending) - build.skipped_failed,
         partitions=len(build.partitions),
-        inputs_failed=len(news),
-        inputs_failed_before=len(build.failures) - len(news),
+        inputs_failed=new_failures,
+        inputs_failed_before=len(build.failures) - new_failures,
     )
-    report = progress or (lambda _: None)
-    report(summary)
-    if not build.partitions and not news:
-        summary.status, summary.seconds = "done", time.monotonic() - start
-        return summary
-    run.record(config.store, "running")
-    _record_plan(config, build)
-    buffer.fail(news)
-    provenance = _provenance(config, build, run)
-    try:
-        _run_partitions(driver, build, provenance, buffer, summary, report)
-    except KeyboardInterrupt:
-        summary.status = "interrupted"
+
+
+def _finish(config: BuildConfig, buffer: CommitBuffer, summary: RunSummary) -> None:
+    """Commit what waits and bring the indexes up to date."""
     buffer.flush()
     summary.chips_written = buffer.written
-    if summary.status == "running":
-        summary.status = "failed" if summary.failed else "done"
     if summary.chips_written:
         for name in ("training_data", "masks", "prompts"):
             lance_io.refresh_indexes(config.store, name)
-    summary.seconds = time.monotonic() - start
-    run.record(config.store, summary.status, summary.counts())
-    report(summary)
-    return summary
 
 
 def _provenance(config: BuildConfig, build: BuildPlan, run: Run) -> Provenance:

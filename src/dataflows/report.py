@@ -51,56 +51,75 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
         TableNotFoundError: the store has no such table.
         ConfigError: the truth file cannot be read.
     """
-    known = [(properties.get("built"), geometry) for properties, geometry in read_features(truth)]
-    tree = shapely.STRtree([geometry for _, geometry in known])
+    known = _Truth(read_features(truth))
     dataset = lance_io.open_table(store, table)
     shape = profile_of(dataset.schema)
-    columns = ["uuid", "generated_mask", "footprint", "vhr_epsg", "vhr_transform", "vhr_acquired_at"]
+    columns = ["uuid", "generated_mask", "footprint", "vhr_epsg", "vhr_transform", "vhr_acquired_at", "run_id"]
     masks = _masks_by_chip(store)
-    hits = union = false_accepts = 0
-    mask_ious, box_ious = [], []
+    hits = union = 0
+    ious: list[tuple[float, float] | None] = []
     for batch in dataset.to_batches(columns=columns, batch_size=64):
         for row in batch.to_pylist():
             grid = ChipGrid(
                 epsg=row["vhr_epsg"], transform=tuple(row["vhr_transform"]), height=shape.height, width=shape.width
             )
-            near = tree.query(shapely.from_wkb(row["footprint"]), predicate="intersects")
-            objects = [
-                reproject(known[i][1], 4326, grid.epsg)
-                for i in near
-                if known[i][0] is None or date.fromisoformat(known[i][0]) <= row["vhr_acquired_at"].date()
-            ]
-            everything = _raster(objects, grid)
-            mask = np.frombuffer(row["generated_mask"], np.uint8).reshape(everything.shape)
-            counts = mask != IGNORE
-            hits += int(((mask == 1) & everything & counts).sum())
-            union += int((((mask == 1) | everything) & counts).sum())
-            for pixels, prompt in masks.get(row["uuid"], []):
-                asked = reproject(prompt, 4326, grid.epsg)
-                found = [pv for pv in objects if pv.intersects(asked)]
-                if not found:
-                    false_accepts += 1
-                    continue
-                wanted = _raster(found, grid)
-                mask_ious.append(iou(np.frombuffer(pixels, np.uint8).reshape(wanted.shape) > 0, wanted))
-                box_ious.append(iou(_raster([asked.envelope], grid), wanted))
+            objects = known.on(grid, shapely.from_wkb(row["footprint"]), row["vhr_acquired_at"].date())
+            wanted = _raster(objects, grid)
+            mask = np.frombuffer(row["generated_mask"], np.uint8).reshape(wanted.shape)
+            hits += int(((mask == 1) & wanted & (mask != IGNORE)).sum())
+            union += int((((mask == 1) | wanted) & (mask != IGNORE)).sum())
+            ious += [_mask_and_box_iou(*found, objects, grid) for found in masks.get((row["uuid"], row["run_id"]), [])]
+    met = np.array([pair for pair in ious if pair is not None]).reshape(-1, 2)
     return TruthScores(
-        masks=len(mask_ious) + false_accepts,
-        mask_iou=float(np.mean(mask_ious)) if mask_ious else 0.0,
-        box_iou=float(np.mean(box_ious)) if box_ious else 0.0,
+        masks=len(ious),
+        mask_iou=float(met[:, 0].mean()) if len(met) else 0.0,
+        box_iou=float(met[:, 1].mean()) if len(met) else 0.0,
         pixel_iou=hits / union if union else 0.0,
-        false_accepts=false_accepts,
+        false_accepts=sum(pair is None for pair in ious),
     )
 
 
-def _masks_by_chip(store: str) -> dict[str, list[tuple[bytes, shapely.Geometry]]]:
-    """Chip id → accepted masks and the geometry of their prompts."""
-    accepted = lance_io.scan(store, "masks", ["uuid", "prompt_id", "mask"], "verdict = 'accept'")
+class _Truth:
+    """Truth polygons, found by place and day."""
+
+    def __init__(self, features: list[tuple[dict[str, Any], shapely.Geometry]]) -> None:
+        self._built = [properties.get("built") for properties, _ in features]
+        self._shapes = [geometry for _, geometry in features]
+        self._tree = shapely.STRtree(self._shapes)
+
+    def on(self, grid: ChipGrid, footprint: shapely.Geometry, day: date) -> list[shapely.Geometry]:
+        """Polygons that touch a chip and stood on that day, in the CRS of its grid."""
+        near = self._tree.query(footprint, predicate="intersects")
+        built = [(i, self._built[i]) for i in near]
+        return [
+            reproject(self._shapes[i], 4326, grid.epsg)
+            for i, when in built
+            if not when or date.fromisoformat(when) <= day
+        ]
+
+
+def _mask_and_box_iou(
+    pixels: bytes, prompt: shapely.Geometry, objects: list[shapely.Geometry], grid: ChipGrid
+) -> tuple[float, float] | None:
+    """IoU of a mask, and of its prompt's box, with the objects the prompt touches; None where it touches none."""
+    asked = reproject(prompt, 4326, grid.epsg)
+    wanted = [pv for pv in objects if pv.intersects(asked)]
+    if not wanted:
+        return None
+    truth = _raster(wanted, grid)
+    mask = np.frombuffer(pixels, np.uint8).reshape(truth.shape) > 0
+    return iou(mask, truth), iou(_raster([asked.envelope], grid), truth)
+
+
+def _masks_by_chip(store: str) -> dict[tuple[str, str], list[tuple[bytes, shapely.Geometry]]]:
+    """(Chip id, run id) → accepted masks and the geometry of their prompts."""
+    accepted = lance_io.scan(store, "masks", ["uuid", "run_id", "prompt_id", "mask"], "verdict = 'accept'")
     prompts = lance_io.scan(store, "prompts", ["prompt_id", "geometry"])
     geometry = dict(zip(prompts["prompt_id"].to_pylist(), prompts["geometry"].to_pylist(), strict=True))
-    found: dict[str, list[tuple[bytes, shapely.Geometry]]] = {}
+    found: dict[tuple[str, str], list[tuple[bytes, shapely.Geometry]]] = {}
     for row in accepted.to_pylist():
-        found.setdefault(row["uuid"], []).append((row["mask"], shapely.from_wkb(geometry[row["prompt_id"]])))
+        pair = (row["mask"], shapely.from_wkb(geometry[row["prompt_id"]]))
+        found.setdefault((row["uuid"], row["run_id"]), []).append(pair)
     return found
 
 

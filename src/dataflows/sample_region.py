@@ -8,7 +8,7 @@ from dataclasses import asdict
 from hamilton.function_modifiers import datasaver
 
 from store import sample_files
-from store.sample_files import Progress
+from store.sample_files import SILENT, Progress
 from utils import sample
 from utils.sample import Landscape, SampleSize, WeakLabels
 
@@ -42,7 +42,7 @@ def sample_region_files(
     root: str,
     landscape: Landscape,
     weak_labels: WeakLabels,
-    progress: Progress = Progress(),
+    progress: Progress = SILENT,
 ) -> dict:  # type: ignore[type-arg]  # Hamilton accepts no other annotation
     """COG tiles and scenes with STAC items, DuckLake catalogue, truth and settings under one folder.
 

@@ -169,7 +169,8 @@ def explain(uri: str | Path, uuid: str) -> dict[str, Any]:
             f"{found} of {uri} has an id that begins with {uuid!r}; `python -m store show training_data` lists ids"
         )
     row = rows[0]
-    exact = f"uuid = '{row['uuid']}'"
+    # a chip and what it rests on are written by one run; rows of earlier runs speak of labels it no longer has
+    exact = f"uuid = '{row['uuid']}' AND run_id = '{_escaped(row['run_id'])}'"
     prompts = lance_io.scan(uri, "prompts", _columns("prompts", but={"geometry", "label_geometry"}), exact).to_pylist()
     masks = lance_io.scan(uri, "masks", _columns("masks", but={"mask", "outline", "transform"}), exact).to_pylist()
     scenes = [*row["vhr_scene_ids"], *row.get("msi_scene_ids", [])]

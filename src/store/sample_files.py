@@ -14,14 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import pyarrow as pa
 import rasterio
 import yaml
 from numpy.typing import NDArray
 
-from store import ducklake
+from store.sample_lake import write_lake
 from utils import sample
 from utils.errors import ConfigError
 from utils.sample import ACQUISITIONS, EPSG, GENERATOR_VERSION, Acquisition, Landscape, VhrTile, WeakLabels
@@ -29,9 +27,6 @@ from utils.types import ChipGrid
 
 MANIFEST = "manifest.json"
 CATALOG = Path("lake/catalog.ducklake")
-FIRST_SNAPSHOT, SECOND_SNAPSHOT = 1, 2
-"""Snapshots of the lake after its first and second transaction."""
-
 _OURS = frozenset({"vhr", "msi", "lake", "truth", "flow.yaml", MANIFEST})
 _FLOW: dict[str, Any] = {
     "flow": "build",
@@ -76,6 +71,10 @@ class Progress:
     """Called with what has just been written, how many steps are over and how many there are."""
 
 
+SILENT = Progress()
+"""Nobody is told."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleReceipt:
     """What a sample folder holds."""
@@ -105,16 +104,24 @@ def finished(root: str | Path, *, size: str, seed: int) -> SampleReceipt | None:
         manifest = json.loads((place / MANIFEST).read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
-    wanted = {"size": size, "seed": seed, "generator_version": GENERATOR_VERSION}
-    if any(manifest.get(key) != value for key, value in wanted.items()):
+    wanted = (size, seed, GENERATOR_VERSION)
+    if tuple(manifest.get(key) for key in ("size", "seed", "generator_version")) != wanted:
         return None
     for name, length in manifest["files"].items():
         path = place / name
         # the lake may have grown since
         if not path.is_file() or (not name.startswith("lake/") and path.stat().st_size != length):
             return None
-    known = {key: manifest[key] for key in ("counts", "bytes", "seconds")}
-    return SampleReceipt(root=str(place), **wanted, **known, fresh=False)
+    return SampleReceipt(
+        root=str(place),
+        size=size,
+        seed=seed,
+        generator_version=GENERATOR_VERSION,
+        counts=manifest["counts"],
+        bytes=manifest["bytes"],
+        seconds=manifest["seconds"],
+        fresh=False,
+    )
 
 
 def write_sample(
@@ -122,7 +129,7 @@ def write_sample(
     landscape: Landscape,
     labels: WeakLabels,
     *,
-    progress: Progress = Progress(),
+    progress: Progress = SILENT,
     workers: int = 2,
 ) -> SampleReceipt:
     """Write the sample region of a landscape into ``root``, or leave it when it is there and complete.
@@ -274,64 +281,6 @@ def _write_msi(folder: Path, landscape: Landscape, steps: _Steps) -> None:
         write_cog(folder / name / "SCL.tif", rendered.scl[None], grid)
         _write_json(folder / name / f"{name}.json", sample.msi_item(landscape.size, acquisition, rendered))
         steps.done(f"msi {name}")
-
-
-def write_lake(catalog: Path, landscape: Landscape, labels: WeakLabels, *, final_folder: Path | None = None) -> None:
-    """Create the DuckLake catalogue: one transaction with all tables, a second one that revises the labels.
-
-    Args:
-        catalog: file of the new catalogue; its Parquet files go to ``files`` beside it.
-        landscape: where the context tables come from.
-        labels: both states of the labels.
-        final_folder: where the Parquet files will lie in the end, recorded in the catalogue.
-    """
-    catalog.parent.mkdir(parents=True, exist_ok=True)
-    folder = catalog.parent / "files"
-    with ducklake.connect(catalog, data_path=folder, create=True) as connection:
-        connection.execute("BEGIN")
-        _create(connection, "pv_labels", sample.pv_label_table(labels.first), geometry=True)
-        _create(connection, "registry_points", sample.registry_table(labels.first), geometry=False)
-        _create(connection, "buildings", sample.building_table(landscape), geometry=True)
-        _create(connection, "landcover", sample.landcover_table(landscape), geometry=True)
-        connection.execute("COMMIT")
-        connection.execute("BEGIN")
-        first, second = sample.pv_label_table(labels.first), sample.pv_label_table(labels.second)
-        _revise(connection, "pv_labels", "unified_id", (first, second))
-        first, second = sample.registry_table(labels.first), sample.registry_table(labels.second)
-        _revise(connection, "registry_points", "registry_id", (first, second))
-        connection.execute("COMMIT")
-    if final_folder is not None:
-        with duckdb.connect(str(catalog)) as plain:
-            recorded = f"{final_folder}/"
-            plain.execute("UPDATE ducklake_metadata SET value = ? WHERE key = 'data_path'", [recorded])
-
-
-def _selected(geometry: bool, relation: str) -> str:
-    columns = "* REPLACE (ST_GeomFromWKB(geometry) AS geometry)" if geometry else "*"
-    return f"SELECT {columns} FROM {relation}"  # noqa: S608 - names are constants of this module
-
-
-def _create(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, *, geometry: bool) -> None:
-    connection.register("incoming", rows)
-    name = f"{ducklake.LAKE}.{ducklake.quoted(table)}"
-    connection.execute(f"CREATE TABLE {name} AS {_selected(geometry, 'incoming')}")
-    connection.unregister("incoming")
-
-
-def _revise(connection: duckdb.DuckDBPyConnection, table: str, key: str, states: tuple[pa.Table, pa.Table]) -> None:
-    """Turn the rows of the first state into those of the second: deletes, updates and inserts."""
-    before, after = ({row[key]: row for row in state.to_pylist()} for state in states)
-    changed = [k for k in before.keys() & after.keys() if before[k] != after[k]]
-    gone, new = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
-    name = f"{ducklake.LAKE}.{ducklake.quoted(table)}"
-    connection.register("gone", pa.table({key: pa.array([*gone, *sorted(changed)], states[0].schema.field(key).type)}))
-    connection.execute(f"DELETE FROM {name} WHERE {key} IN (SELECT {key} FROM gone)")  # noqa: S608
-    incoming = pa.Table.from_pylist([after[k] for k in [*sorted(changed), *new]], schema=states[1].schema)
-    connection.register("incoming", incoming)
-    geometry = "geometry" in states[0].column_names
-    connection.execute(f"INSERT INTO {name} {_selected(geometry, 'incoming')}")
-    connection.unregister("gone")
-    connection.unregister("incoming")
 
 
 def _write_truth(folder: Path, landscape: Landscape, labels: WeakLabels) -> None:

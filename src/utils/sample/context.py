@@ -27,19 +27,19 @@ def _transformer(source: int, target: int) -> Transformer:
     return Transformer.from_crs(source, target, always_xy=True)
 
 
-def _projected(geometry: Geometry, source: int, target: int) -> Any:  # noqa: ANN401 - same kind as it came
+def _projected(geometry: Geometry, source: int, target: int) -> Any:
     def move(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.column_stack(_transformer(source, target).transform(points[:, 0], points[:, 1]))
 
     return shapely.transform(geometry, move)
 
 
-def to_lonlat(geometry: Geometry) -> Any:  # noqa: ANN401 - same kind as it came
+def to_lonlat(geometry: Geometry) -> Any:
     """``geometry`` from the sample's UTM zone to longitude and latitude, degrees."""
     return _projected(geometry, EPSG, 4326)
 
 
-def to_utm(geometry: Geometry) -> Any:  # noqa: ANN401 - same kind as it came
+def to_utm(geometry: Geometry) -> Any:
     """``geometry`` from longitude and latitude, degrees, to the sample's UTM zone."""
     return _projected(geometry, 4326, EPSG)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from shapely import LineString, Polygon
 
+from utils.sample.farms import lay_farmstead
 from utils.sample.features import ALWAYS, Confuser, Epochs, Layer, Patch, Sketch
 from utils.sample.geometry import along, blob, frame_of, inset, largest_part, scattered, subdivide
-from utils.sample.settlement import lay_farmstead
-from utils.sample.spectra import MATERIALS, mixture, varied
+from utils.sample.spectra import mixture, varied
 from utils.sample.texture import Grain, Stripes
 
 WATER_GRAIN = Grain(fine=0.03, medium=0.02, coarse=0.03)

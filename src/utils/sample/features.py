@@ -183,7 +183,7 @@ class Sketch:
     patches: list[Patch] = field(default_factory=list)
     trees: list[NDArray[np.void]] = field(default_factory=list)
 
-    def paint(  # noqa: PLR0913 - one keyword per field of a surface
+    def paint(
         self,
         outline: Polygon,
         what: str | Spectrum,

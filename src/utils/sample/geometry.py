@@ -84,7 +84,9 @@ def _cut(ring: Ring, point: Vector, angle: float) -> tuple[Ring, Ring, Ring]:
     normal = np.array([-np.sin(angle), np.cos(angle)])
     side = (ring - point) @ normal
     following, next_side = np.roll(ring, -1, axis=0), np.roll(side, -1)
-    left, right, ends = [], [], []
+    left: list[Ring] = []
+    right: list[Ring] = []
+    ends: list[Ring] = []
     for here, there, s, t in zip(ring, following, side, next_side, strict=True):
         (left if s >= 0 else right).append(here)
         if (s >= 0) != (t >= 0):
@@ -168,7 +170,7 @@ def scattered(polygon: Polygon, spacing_m: float, rng: np.random.Generator) -> R
     x, y = np.meshgrid(np.arange(west, east, spacing_m), np.arange(south, north, spacing_m))
     points = np.column_stack([x.ravel(), y.ravel()])
     points += rng.uniform(-0.42, 0.42, points.shape) * spacing_m
-    return points[shapely.contains_xy(polygon, points[:, 0], points[:, 1])]
+    return np.asarray(points[shapely.contains_xy(polygon, points[:, 0], points[:, 1])])
 
 
 def along(line: LineString, spacing_m: float, offset_m: float = 0.0) -> list[tuple[Vector, float]]:

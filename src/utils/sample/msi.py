@@ -113,7 +113,7 @@ def _block(scene: Scene, left: float, top: float, height: int, width: int) -> tu
         plane = scene.reflectance[:, band][painted.owner] * light[painted.shadow]
         cube[..., band] = cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
     wet = scene.water[painted.owner].astype(np.float32)
-    return cube, cv2.resize(wet, (width, height), interpolation=cv2.INTER_AREA)
+    return cube, np.asarray(cv2.resize(wet, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _averaged(plane: Cube, factor: int) -> Cube:

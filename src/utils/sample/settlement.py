@@ -1,4 +1,7 @@
-"""Villages and farmsteads: streets, gardens, houses, barns, cars, trees."""
+"""Villages: streets, gardens, houses, cars, trees."""
+
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import shapely
@@ -12,7 +15,7 @@ from utils.sample.features import (
     Sketch,
     commissioning_day,
 )
-from utils.sample.geometry import Frame, along, frame_of, inset, largest_part, scattered, subdivide
+from utils.sample.geometry import Frame, along, frame_of, inset, scattered, subdivide
 from utils.sample.roofs import (
     DARK_ROOFS,
     FLAT_ROOFS,
@@ -104,7 +107,8 @@ def _parcel(sketch: Sketch, parcel: Polygon, block: Polygon, rng: np.random.Gene
     if home is None:
         _grove(sketch, inset(parcel, 2.2), rng)
         return
-    epochs: Epochs = (False, True) if rng.random() < 0.012 else (True, True)
+    first_new = sketch.vhr_area.contains(home.outline) and all(all(b.epochs) for b in sketch.buildings)
+    epochs: Epochs = (False, True) if first_new or rng.random() < 0.012 else (True, True)
     if not epochs[0]:
         sketch.paint(inset(parcel, 1.0), "soil", Layer.GROUND, grain=PAVING, epochs=(True, False))
     _home(sketch, home, rng, pv_share, epochs)
@@ -135,7 +139,9 @@ def _building_site(sketch: Sketch, parcel: Polygon, rng: np.random.Generator) ->
 
 def _home(sketch: Sketch, home: Frame, rng: np.random.Generator, pv_share: float, epochs: Epochs) -> None:
     flat = rng.random() < 0.1
-    shape = "flat" if flat else ("hip" if rng.random() < 0.16 and home.length > home.width + 2 else "gable")
+    shape: Literal["gable", "hip", "flat"] = (
+        "flat" if flat else ("hip" if rng.random() < 0.16 and home.length > home.width + 2 else "gable")
+    )
     house = House(
         frame=home,
         shape=shape,
@@ -235,7 +241,7 @@ def _hedge(sketch: Sketch, parcel: Polygon, rng: np.random.Generator) -> None:
         return
     corners = list(ring.exterior.coords)
     leaves = varied(MATERIALS["broadleaf"] * np.float32(0.9), rng, gain=0.15)
-    for here, there in zip(corners[:-1], corners[1:], strict=True):
+    for here, there in pairwise(corners):
         if rng.random() < 0.6:
             strip = LineString([here, there]).buffer(rng.uniform(0.4, 0.8), cap_style="square")
             sketch.paint(strip, leaves, Layer.CANOPY, grain=Grain(fine=0.16, medium=0.18), height_m=1.7)
@@ -272,59 +278,3 @@ def _apartments(sketch: Sketch, block: Polygon, rng: np.random.Generator, pv_sha
     trees = scattered(block, 8.0, rng)
     away = shapely.distance(shapely.points(trees), slab.outline) > 5 if len(trees) else np.zeros(0, bool)
     sketch.plant(trees[away & (rng.random(len(trees)) < 0.5)], rng, radius=(1.5, 4.0), conifers=0.15)
-
-
-def lay_farmstead(sketch: Sketch, ground: Polygon, rng: np.random.Generator, *, pv_share: float) -> None:
-    """A farm: yard, farmhouse, two or three barns, silos, trees around."""
-    sketch.paint(ground, varied(MATERIALS["grass"], rng), Layer.FIELD, grain=LAWN)
-    sketch.patches.append(Patch(outline=ground, landcover="built_up"))
-    plot = frame_of(inset(ground, 4.0))
-    yard = plot.part(0, 0, plot.length * 0.62, plot.width * 0.55).outline.intersection(ground)
-    yard = largest_part(yard.difference(sketch.river))
-    sketch.paint(yard, varied(MATERIALS["concrete"] * np.float32(0.7), rng), Layer.PAVED, grain=PAVING)
-    slots = [(-0.27, -0.22), (0.24, -0.24), (-0.05, 0.27), (0.36, 0.2)]
-    taken: list[Polygon] = []
-    for number, (u, v) in enumerate(slots):
-        home = number == 3
-        length, width = (
-            (rng.uniform(12, 17), rng.uniform(9, 12)) if home else (rng.uniform(22, 42), rng.uniform(12, 19))
-        )
-        frame = plot.part(u * plot.length, v * plot.width, length, width)
-        if home or (number == 2 and rng.random() < 0.4):
-            frame = frame.turned().part(0, 0, length, width)
-        if not ground.contains(frame.outline) or any(frame.outline.distance(other) < 3 for other in taken):
-            frame = frame.part(0, 0, length * 0.6, width * 0.75)
-        blocked = any(frame.outline.distance(other) < 2 for other in taken) or frame.outline.distance(sketch.river) < 6
-        if blocked or not ground.contains(frame.outline):
-            continue
-        taken.append(frame.outline)
-        _farm_building(sketch, frame, "house" if home else "barn", rng, pv_share)
-    _silos(sketch, plot, taken, rng)
-    trees = scattered(ground, 8.5, rng)
-    if len(trees) and taken:
-        away = shapely.distance(shapely.points(trees), shapely.union_all([*taken, yard])) > 4
-        sketch.plant(trees[away & (rng.random(len(trees)) < 0.5)], rng, radius=(1.8, 4.8), conifers=0.2)
-
-
-def _farm_building(sketch: Sketch, frame: Frame, kind: str, rng: np.random.Generator, pv_share: float) -> None:
-    roofing = PITCHED_ROOFS if kind == "house" else PITCHED_ROOFS | {"metal": 0.15, "metal_green": 0.1}
-    house = House(
-        frame=frame,
-        shape="gable",
-        material=drawn(roofing, rng),
-        kind=kind,
-        height_m=9.0,
-        pitch=np.radians(rng.uniform(16, 32)),
-    )
-    planes, _ = raise_house(sketch, house, rng)
-    arrays = roof_arrays(sketch, house, planes, rng, pv_share)
-    furnish_pitched_roof(sketch, house, planes if kind == "house" else [], arrays, rng)
-    note_dark_roof(sketch, house, arrays)
-
-
-def _silos(sketch: Sketch, plot: Frame, taken: list[Polygon], rng: np.random.Generator) -> None:
-    for u in (-0.42, -0.34):
-        silo = shapely.Point(plot.point(u * plot.length, 0.3 * plot.width)).buffer(rng.uniform(3, 4.5), quad_segs=6)
-        if all(silo.distance(other) > 2 for other in taken):
-            roofing = varied(MATERIALS[str(rng.choice(["metal", "concrete", "film_dark"]))], rng)
-            sketch.paint(silo, roofing, Layer.ROOF, grain=PAVING, height_m=8.0)

@@ -58,7 +58,7 @@ def product(site: str, kind: PvKind, built: date, rng: np.random.Generator) -> P
     )
 
 
-def mount(  # noqa: PLR0913 - geometry of one array
+def mount(
     sketch: Sketch,
     bought: Product,
     frame: Frame,
@@ -231,7 +231,7 @@ def build_park(sketch: Sketch, ground: Polygon, bought: Product, rng: np.random.
     sketch.parks.append(Park(site=bought.site, fence=fence, built=bought.built))
 
 
-def _tables(  # noqa: PLR0913 - geometry of one row
+def _tables(
     reach: Frame, block: Polygon, row: Polygon, v: float, depth: float, module_u: float, rng: np.random.Generator
 ) -> list[tuple[float, float]]:
     """Start and length along the row of the tables that fit into the block, whole modules each."""

@@ -1,6 +1,6 @@
 """Reflectance of the land's materials in the 12 Sentinel-2 bands, and their mixtures.
 
-Values are approximate surface reflectances made for this sample, not measurements. Their *shapes* follow published work:
+Values are approximate surface reflectances made for this sample, not measurements. Their *shapes* follow:
 
 - photovoltaic modules: Ji et al. 2021, Remote Sensing of Environment 266, 112692 (low reflectance throughout the
   visible and near infrared, a small peak in the blue, a rise beyond silicon's band gap at 1.1 µm held down by the
@@ -88,7 +88,7 @@ def mixture(**shares: float) -> Spectrum:
     """Area-weighted spectrum of materials; shares are scaled to add up to one."""
     total = sum(shares.values())
     parts = [MATERIALS[name] * np.float32(share / total) for name, share in shares.items()]
-    return np.sum(parts, axis=0, dtype=np.float32)
+    return np.asarray(np.sum(parts, axis=0), np.float32)
 
 
 def varied(spectrum: Spectrum, rng: np.random.Generator, *, gain: float = 0.08, tint: float = 0.04) -> Spectrum:
@@ -102,4 +102,4 @@ def varied(spectrum: Spectrum, rng: np.random.Generator, *, gain: float = 0.08, 
     """
     level = np.exp(rng.normal(0.0, gain))
     slope = np.exp(np.linspace(-0.5, 0.5, len(S2_L2A_BANDS)) * 3.0 * rng.normal(0.0, tint))
-    return np.clip(spectrum * level * slope, 0.002, 0.95).astype(np.float32)
+    return np.asarray(np.clip(spectrum * level * slope, 0.002, 0.95), np.float32)

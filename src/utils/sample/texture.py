@@ -76,7 +76,7 @@ def _periodic_noise(rng: np.random.Generator, period: int, scale_px: float) -> F
     )
     band[0, 0] = 0.0
     field = np.fft.irfft2(white * band, s=(period, period))
-    return (field / field.std()).astype(np.float32)
+    return np.asarray(field / field.std(), np.float32)
 
 
 @lru_cache(maxsize=4)
@@ -92,7 +92,7 @@ def noise_window(field: Field, row: int, column: int, height: int, width: int) -
     """``field`` over global pixels ``row … row + height``, ``column … column + width``, shape (height, width)."""
     rows = np.arange(row, row + height) % field.shape[0]
     columns = np.arange(column, column + width) % field.shape[1]
-    return field[rows][:, columns]
+    return np.asarray(field[rows][:, columns])
 
 
 _PROFILE_SIZE = 1024
@@ -110,7 +110,7 @@ def _profile(kind: StripeKind) -> Field:
         values = -np.exp(-((distance / 0.014) ** 2))
     else:
         values = -np.exp(-(((phase - 0.5) / 0.08) ** 2))
-    return (values - values.mean()).astype(np.float32)
+    return np.asarray(values - values.mean(), np.float32)
 
 
 def stripe_pattern(stripes: Stripes, left: float, top: float, gsd_m: float, height: int, width: int) -> Field:
@@ -129,4 +129,5 @@ def stripe_pattern(stripes: Stripes, left: float, top: float, gsd_m: float, heig
     across_x = (-np.sin(stripes.angle) * x / stripes.period_m) % 1.0
     across_y = (np.cos(stripes.angle) * y / stripes.period_m) % 1.0
     phase = (across_x[None, :] + across_y[:, None]) * _PROFILE_SIZE
-    return (_profile(stripes.kind) * np.float32(stripes.depth))[phase.astype(np.int32) % _PROFILE_SIZE]
+    profile = _profile(stripes.kind) * np.float32(stripes.depth)
+    return np.asarray(profile[phase.astype(np.int32) % _PROFILE_SIZE], np.float32)

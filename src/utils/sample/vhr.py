@@ -65,7 +65,7 @@ def render_vhr_tile(landscape: Landscape, scene: Scene, tile: VhrTile) -> NDArra
     sky = DIFFUSE_SHARE[list(RGB_BANDS)]
     shade = np.stack([np.ones(3, np.float32), sky])
     fine *= shade[painted.shadow]
-    image = cv2.resize(fine, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
+    image: Image = np.asarray(cv2.resize(fine, (grid.width, grid.height), interpolation=cv2.INTER_AREA), np.float32)
     _add_texture(image, painted.owner[1::OVERSAMPLING, 1::OVERSAMPLING], landscape, scene, tile)
     return _developed(image, scene, tile, landscape.seed)
 
@@ -131,10 +131,10 @@ def _extent(bounds: NDArray[np.float64], left: float, top: float, height: int, w
 
 
 def _developed(image: Image, scene: Scene, tile: VhrTile, seed: int) -> NDArray[np.uint8]:
-    """Optics, exposure, tone curve and noise: reflectance, shape (rows, columns, 3), to bytes, shape (3, rows, columns)."""
+    """Optics, exposure, tone curve and noise: reflectance (rows, columns, 3) to bytes (3, rows, columns)."""
     acquisition = scene.acquisition
     rng = stream(seed, "exposure", acquisition.index, tile.name)
-    image = cv2.GaussianBlur(image, (0, 0), acquisition.blur_px)
+    image = np.asarray(cv2.GaussianBlur(image, (0, 0), acquisition.blur_px), np.float32)
     exposure = (1 + rng.normal(0, 0.025)) * np.asarray(acquisition.tone) * (1 + rng.normal(0, 0.008, 3))
     height, width = image.shape[:2]
     # brighter towards the sun's antipode, as one flight strip sees it

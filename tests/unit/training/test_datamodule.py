@@ -1,3 +1,5 @@
+import inspect
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from store import lance_io
 from support.training_tables import PROFILE, Chips, training_table, write_store
 from training.datamodule import LanceDataModule
+from training.litmodule import SegmentationModule
 from utils.errors import ConfigError, SplitError, SplitLeakError, TableNotFoundError, UnknownNameError
 from utils.types import S2_L2A_BANDS
 
@@ -124,3 +127,30 @@ def test_predict_split_may_be_every_row(store: str) -> None:
     data = LanceDataModule(store=store, predict_split="all")
     data.setup("predict")
     assert len(data.predict_dataloader().dataset) == 35
+
+
+def test_every_chip_gives_its_crops_once_per_epoch(store: str) -> None:
+    data = LanceDataModule(store=store, train_crop_px=32, batch_size=6, crops_per_chip=3)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = list(loader)
+    drawn = Counter(uuid for batch in batches for uuid in batch["uuid"])
+    assert len(batches) == len(loader) == 11
+    assert set(drawn.values()) == {3}
+    assert len(drawn) == 22
+    whole = LanceDataModule(store=store, train_crop_px=None, batch_size=6, crops_per_chip=3)
+    whole.setup("fit")
+    assert len(whole.train_dataloader()) == 4
+
+
+def test_store_may_come_from_the_environment(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEGIR_STORE", store)
+    assert LanceDataModule().store == store
+    assert LanceDataModule(store="other").store == "other"
+
+
+@pytest.mark.parametrize("thing", [LanceDataModule, SegmentationModule])
+def test_every_setting_is_in_the_guide(thing: type) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    settings = set(inspect.signature(thing).parameters) - {"in_channels"}
+    assert not {name for name in settings if f"`{name}`" not in guide}

@@ -1,7 +1,9 @@
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
@@ -82,6 +84,22 @@ def test_resume_returns_to_the_version_it_was_trained_on(tmp_path: Path) -> None
 def test_resume_with_other_data_settings_is_refused(store: str, run: Any) -> None:
     with pytest.raises(ConfigError, match="batch_size: 6 there, 5 here"):
         fit(store, checkpoint=run[0] / "step3.ckpt", batch_size=5)
+
+
+def test_a_val_split_without_pv_is_said_and_is_nan(tmp_path: Path) -> None:
+    table = training_table(Chips(splits={"train": 6, "val": 2}))
+    zero = pa.array([bytes(64 * 64)] * len(table), pa.large_binary())
+    at = table.column_names.index("generated_mask")
+    empty = table.set_column(at, table.schema.field(at), zero)
+    lance_io.write(tmp_path, "training_data", empty, profile=PROFILE)
+    module = SegmentationModule(in_channels=3)
+    with torch.no_grad():
+        module.network.segmentation_head[0].bias.fill_(-100.0)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    with pytest.warns(UserWarning, match="val: no PV pixel is known or predicted"):
+        (logged,) = trainer.validate(module, LanceDataModule(store=str(tmp_path)), verbose=False)
+    assert math.isnan(logged["val/iou"])
+    assert logged["val/images"] == 2
 
 
 def test_checkpoint_loads_safely_and_rebuilds_the_input_pipeline(store: str, run: Any) -> None:
