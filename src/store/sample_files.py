@@ -52,10 +52,14 @@ _FLOW: dict[str, Any] = {
     "vhr": {"source": "local", "root": "vhr"},
     "msi": {"source": "local", "root": "msi"},
     "vhr_acquired": "latest",
-    "split_level": 15,
     "guard_m": 50.0,
-    "partition_level": 15,
+    "min_valid_fraction": 0.1,
     "truth": "truth/pv.geojson",
+}
+_CELL_LEVELS = {
+    "test": {"partition_level": 15, "split_level": 17},
+    "demo": {"partition_level": 14, "split_level": 14},
+    "flywheel": {"partition_level": 14, "split_level": 15},
 }
 
 
@@ -158,7 +162,8 @@ def write_sample(
         write_lake(staging / CATALOG, landscape, labels, final_folder=(target / CATALOG).parent / "files")
         steps.done("lake")
         _write_truth(staging / "truth", landscape, labels)
-        (staging / "flow.yaml").write_text(yaml.safe_dump(_FLOW, sort_keys=False, default_flow_style=None))
+        settings = _FLOW | _CELL_LEVELS[landscape.size.name]
+        (staging / "flow.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))
         steps.done("truth")
         receipt = _write_manifest(staging, target, landscape, labels, time.perf_counter() - start)
         _publish(staging, target)

@@ -1,7 +1,9 @@
 """Scenes found in a folder: STAC items where there are some, else the rasters themselves."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,16 +11,19 @@ from typing import Any
 
 import pyarrow as pa
 import rasterio
+from pyproj import Geod
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_geom
-from shapely import Geometry, box, to_wkb
+from shapely import Geometry, box, make_valid, segmentize, to_wkb
 from shapely.geometry import mapping, shape
 
 from store.schemas import SCENES
 from utils.errors import CRSError, ImageryError, RasterReadError
+from utils.types import S2_L2A_BANDS
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
+_GEOD = Geod(ellps="WGS84")
 _COLOURS = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
 
 
@@ -58,6 +63,8 @@ class Scene:
     """Band name → where it is."""
     cloud_fraction: float | None = None
     """Cloud cover stated by the producer, 0 to 1."""
+    described_in: str = ""
+    """The STAC item or raster that describes it."""
 
 
 def scene_in_item(item_path: Path) -> Scene:
@@ -90,12 +97,13 @@ def scene_in_item(item_path: Path) -> Scene:
     return Scene(
         scene_id=str(item["id"]),
         sensor=str(properties.get("platform", "unknown")),
-        acquired_at=datetime.fromisoformat(when).astimezone(UTC),
+        acquired_at=_utc(datetime.fromisoformat(when)),
         epsg=_item_epsg(properties, item_path),
         gsd_m=float(gsd),
-        footprint=shape(item["geometry"]),
+        footprint=make_valid(shape(item["geometry"])),
         assets=assets,
         cloud_fraction=None if cloud is None else float(cloud) / 100,
+        described_in=str(item_path),
     )
 
 
@@ -106,26 +114,57 @@ def _item_epsg(properties: Mapping[str, Any], item_path: Path) -> int:
     return int(code)
 
 
+def _utc(when: datetime) -> datetime:
+    """A time without a zone is UTC."""
+    return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
+
+
 def _bands_of(key: str, asset: Mapping[str, Any], folder: Path) -> list[tuple[str, Asset]]:
-    """Band names and places of one STAC asset; none for thumbnails and metadata files."""
+    """Band names and places of one STAC asset; none for thumbnails and metadata files.
+
+    Scale, offset and nodata stand per band in ``raster:bands`` (STAC 1.0), per band in ``bands``, or on the asset
+    (STAC 1.1).
+    """
     href = str(asset["href"])
     if not href.lower().endswith(RASTER_SUFFIXES):
         return []
     place = href if "://" in href else str((folder / href).resolve())
     described = asset.get("eo:bands") or asset.get("bands") or [{"name": key}]
     stored = asset.get("raster:bands") or [{}] * len(described)
-    return [
-        (
-            str(band.get("common_name") or band.get("name")) if len(described) > 1 else key,
-            Asset(
-                href=place,
-                index=number,
-                nodata=raster.get("nodata"),
-                scale=raster.get("scale"),
-                offset=float(raster.get("offset", 0.0)),
-            ),
+    names = _item_band_names(key, described)
+    found = []
+    for number, (name, band, raster) in enumerate(zip(names, described, stored, strict=True), start=1):
+        scale = _first("scale", raster, band, asset)
+        found.append(
+            (
+                name,
+                Asset(
+                    href=place,
+                    index=number,
+                    nodata=_first("nodata", raster, band, asset),
+                    scale=None if scale is None else float(scale),
+                    offset=float(_first("offset", raster, band, asset) or 0.0),
+                ),
+            )
         )
-        for number, (band, raster) in enumerate(zip(described, stored, strict=True), start=1)
+    return found
+
+
+def _first(name: str, *places: Mapping[str, Any]) -> Any:
+    """The first stated value of a raster property, with or without the extension's prefix."""
+    return next(
+        (place[key] for place in places for key in (name, f"raster:{name}") if place.get(key) is not None), None
+    )
+
+
+def _item_band_names(key: str, described: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The asset's key for a single band; else Sentinel-2 names, common names where they are unique, or names."""
+    if len(described) == 1:
+        return [key]
+    common = [band.get("common_name") or band.get("eo:common_name") for band in described]
+    return [
+        str(name if name in S2_L2A_BANDS or not shared or common.count(shared) > 1 else shared)
+        for name, shared in zip((band.get("name") for band in described), common, strict=True)
     ]
 
 
@@ -147,19 +186,24 @@ def scene_in_raster(path: Path, *, acquired_at: datetime | None, sensor: str | N
                     f"{path}: the raster has no CRS with an EPSG code; assign one with `gdal_edit.py -a_srs`"
                 )
             stamp = raster.tags().get("TIFFTAG_DATETIME")
-            when = acquired_at or (datetime.strptime(stamp, "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC) if stamp else None)
+            when = datetime.strptime(stamp, "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC) if stamp else acquired_at
             if when is None:
                 raise ImageryError(f"{path}: no acquisition date in the file; set `acquired_at` for this folder")
-            outline = transform_geom(raster.crs, "EPSG:4326", mapping(_outline(raster)))
+            # straight edges of a large raster bend in longitude and latitude
+            outline = segmentize(
+                _outline(raster), max(raster.width * raster.res[0], raster.height * raster.res[1]) / 32
+            )
+            outline = transform_geom(raster.crs, "EPSG:4326", mapping(outline))
             assets = {name: Asset(href=str(path), index=i) for i, name in enumerate(_band_names(raster), start=1)}
             return Scene(
                 scene_id=path.stem,
                 sensor=sensor or "unknown",
                 acquired_at=when,
                 epsg=int(raster.crs.to_epsg()),
-                gsd_m=_spacing_m(raster),
+                gsd_m=spacing_m(raster),
                 footprint=shape(outline),
                 assets=assets,
+                described_in=str(path),
             )
     except RasterioError as error:
         raise RasterReadError(f"{path}: cannot be read ({error}); replace or remove the file") from error
@@ -172,10 +216,14 @@ def _outline(raster: rasterio.DatasetReader) -> Geometry:
     return box(*raster.bounds)
 
 
-def _spacing_m(raster: rasterio.DatasetReader) -> float:
+def spacing_m(raster: rasterio.DatasetReader) -> float:
+    """Ground size of a pixel along its row at the raster's centre, metres; on the ellipsoid for geographic CRSs."""
     a, _, _, d, *_ = raster.transform
-    _, metres = raster.crs.linear_units_factor if raster.crs.is_projected else ("", 111_320.0)
-    return float((a * a + d * d) ** 0.5 * metres)
+    if raster.crs.is_projected:
+        return float(math.hypot(a, d) * raster.crs.linear_units_factor[1])
+    x, y = raster.transform @ (raster.width / 2, raster.height / 2)
+    _, _, metres = _GEOD.inv(x, y, x + a, y + d)
+    return float(metres)
 
 
 def _band_names(raster: rasterio.DatasetReader) -> list[str]:
@@ -185,6 +233,7 @@ def _band_names(raster: rasterio.DatasetReader) -> list[str]:
             zip(raster.colorinterp, raster.descriptions, strict=True), start=1
         )
     ]
+    named = [name if named.count(name) == 1 else f"band{number}" for number, name in enumerate(named, start=1)]
     if raster.count in (3, 4) and not set(_COLOURS.values()) & set(named) and not any(raster.descriptions):
         named[:3] = ["red", "green", "blue"]
     return named
@@ -213,15 +262,11 @@ def scenes_table(scenes: list[Scene], *, source: str, kind: str) -> pa.Table:
 
 
 def unique_ids(scenes: list[Scene], root: Path) -> list[Scene]:
-    """The scenes with ids made unique by their place under ``root`` where two share a name."""
-    counts: dict[str, int] = {}
-    for scene in scenes:
-        counts[scene.scene_id] = counts.get(scene.scene_id, 0) + 1
+    """The scenes, with their place under ``root`` for an id where two share one."""
+    counts = Counter(scene.scene_id for scene in scenes)
     return [
         scene
         if counts[scene.scene_id] == 1
-        else replace(
-            scene, scene_id=Path(next(iter(scene.assets.values())).href).relative_to(root.resolve()).as_posix()
-        )
+        else replace(scene, scene_id=Path(scene.described_in).resolve().relative_to(root.resolve()).as_posix())
         for scene in scenes
     ]

@@ -18,6 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from shapely import STRtree, transform
+from shapely.errors import ShapelyError
 
 from store.imagery.catalogue import (
     RASTER_SUFFIXES,
@@ -26,9 +27,10 @@ from store.imagery.catalogue import (
     scene_in_item,
     scene_in_raster,
     scenes_table,
+    spacing_m,
     unique_ids,
 )
-from utils.errors import BandError, ConfigError, ImageryError, NoImageryError, RasterReadError
+from utils.errors import AegirError, BandError, ConfigError, ImageryError, NoImageryError, RasterReadError
 from utils.radiometry import harmonised
 from utils.types import ChipGrid, RasterChip
 
@@ -137,7 +139,7 @@ class LocalImagery:
         for path in _stac_items(self.root):
             try:
                 scene = scene_in_item(path)
-            except (ImageryError, KeyError, ValueError, TypeError) as error:
+            except (AegirError, ShapelyError, KeyError, ValueError, TypeError, AttributeError) as error:
                 refused[str(path)] = f"{type(error).__name__}: {error}"
                 continue
             found.append(scene)
@@ -147,7 +149,7 @@ class LocalImagery:
                 continue
             try:
                 found.append(scene_in_raster(path.resolve(), acquired_at=self._acquired_at, sensor=self._sensor))
-            except (ImageryError, ValueError) as error:
+            except (AegirError, ValueError) as error:
                 refused[str(path)] = f"{type(error).__name__}: {error}"
         scenes = unique_ids(found, self.root)
         scenes.sort(key=lambda scene: (-scene.acquired_at.timestamp(), scene.scene_id))
@@ -196,8 +198,11 @@ class LocalImagery:
         """One band on ``grid`` and where it holds data, shape (rows, columns) each."""
         try:
             raster = self._open(asset.href)
+            if asset.index > raster.count:
+                raise BandError(f"{asset.href} has {raster.count} bands, its STAC item names one more: {asset.index}")
             nodata = raster.nodata if asset.nodata is None else asset.nodata
-            bare = nodata is None and MaskFlags.all_valid in raster.mask_flag_enums[asset.index - 1]
+            # without nodata or an alpha band, an added one carries the file's own mask and its edge through the warp
+            bare = nodata is None and MaskFlags.alpha not in raster.mask_flag_enums[asset.index - 1]
             with WarpedVRT(
                 raster,
                 crs=f"EPSG:{grid.epsg}",
@@ -229,8 +234,7 @@ class LocalImagery:
 def _resampling(raster: rasterio.DatasetReader, grid: ChipGrid, *, categorical: bool) -> Resampling:
     if categorical:
         return Resampling.nearest
-    metres = raster.crs.linear_units_factor[1] if raster.crs.is_projected else 111_320.0
-    finer = grid.gsd_m / (abs(raster.res[0]) * metres)
+    finer = grid.gsd_m / spacing_m(raster)
     return Resampling.average if finer > 2 else Resampling.bilinear
 
 

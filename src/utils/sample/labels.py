@@ -17,6 +17,9 @@ from utils.sample.spec import stream
 WRONG_SHARE = 0.05
 """Share of the first state's labels that lie on something else."""
 
+RIM_M = 25.0
+"""Nobody labels what lies nearer than this to the edge of the VHR imagery, metres."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelState:
@@ -58,16 +61,23 @@ def weak_labels(landscape: Landscape) -> WeakLabels:
         park = array.kind == "ground"
         hidden = rng.random() < (0.17 if array.epochs[0] else 0.45)
         revealed = rng.random() < (1.0 if park else 0.55)
-        rows = digitiser.site(members)
+        rows = [row for row in digitiser.site(members) if _clear_of_the_rim(row, landscape)]
         if not hidden:
             early += rows
         elif revealed:
             late += rows
     wrong = round(WRONG_SHARE / (1 - WRONG_SHARE) * len(early))
-    early += digitiser.wrong(wrong)
+    early += [row for row in digitiser.wrong(wrong) if _clear_of_the_rim(row, landscape)]
     first = _state(early)
     second = _state([*_revised(early, digitiser, rng), *late])
     return WeakLabels(first=first, second=second)
+
+
+def _clear_of_the_rim(row: Row, landscape: Landscape) -> bool:
+    """Whether a row lies far enough inside the VHR area for its chip to be mostly or partly on imagery."""
+    shape = shapely.Point(row.lonlat) if isinstance(row, RegistryPoint) else row.geometry
+    inner = shapely.box(*landscape.size.vhr_bounds).buffer(-RIM_M, join_style="mitre")
+    return bool(inner.contains(to_utm(shape)))
 
 
 def _state(rows: Sequence[Row]) -> LabelState:

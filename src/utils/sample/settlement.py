@@ -139,9 +139,9 @@ def _building_site(sketch: Sketch, parcel: Polygon, rng: np.random.Generator) ->
 
 def _home(sketch: Sketch, home: Frame, rng: np.random.Generator, pv_share: float, epochs: Epochs) -> None:
     flat = rng.random() < 0.1
-    shape: Literal["gable", "hip", "flat"] = (
-        "flat" if flat else ("hip" if rng.random() < 0.16 and home.length > home.width + 2 else "gable")
-    )
+    shape: Literal["gable", "hip", "flat"] = "flat" if flat else "gable"
+    if not flat and rng.random() < 0.16 and home.length > home.width + 2:
+        shape = "hip"
     house = House(
         frame=home,
         shape=shape,
