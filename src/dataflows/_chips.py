@@ -72,9 +72,8 @@ def read_each(
             if share == 0 or share < min_valid_fraction:
                 raise NodataError(f"{share:.0%} of the chip's pixels hold data, {min_valid_fraction:.0%} are asked for")
         except AegirError as error:
-            failures.append(
-                Failure.of(node, error, uuid=row["uuid"], partition=row["partition"], input_ids=tuple(scene_ids))
-            )
+            where = {"uuid": row["uuid"], "partition": row["partition"], "input_set": row["input_set"]}
+            failures.append(Failure.of(node, error, **where, input_ids=tuple(scene_ids)))
             continue
         chips[row["uuid"]] = chip
     return ChipReads(chips=chips, failures=failures)

@@ -37,16 +37,14 @@ class SceneCoverage:
         self._profile, self._least = profile, min_valid_fraction
         self._day = None if vhr_acquired == "latest" else date.fromisoformat(vhr_acquired)
         self._vhr, self._msi = _Footprints(vhr_scenes), _Footprints(msi_scenes) if msi_scenes is not None else None
-        self.refused: dict[Position, str] = {}
-        """Position → why no imagery serves it."""
 
-    def of(self, positions: Sequence[Position]) -> list[dict[str, Any]]:
-        """Served positions, each with ``position``, ``vhr_day``, ``vhr_scene_ids`` and ``msi_scene_ids``."""
-        served = []
+    def of(self, positions: Sequence[Position]) -> tuple[list[dict[str, Any]], dict[Position, str]]:
+        """Served positions (``position``, ``vhr_day``, ``vhr_scene_ids``, ``msi_scene_ids``); why others are not."""
+        served, refused = [], {}
         grids = [lattice_of(epsg, self._profile).grid(ix, iy) for epsg, ix, iy in positions]
         for position, vhr, msi in zip(positions, self._vhr_days(grids), self._msi_days(grids), strict=True):
             if isinstance(vhr, str) or isinstance(msi, str):
-                self.refused[position] = vhr if isinstance(vhr, str) else str(msi)
+                refused[position] = vhr if isinstance(vhr, str) else str(msi)
                 continue
             day, scene_ids = vhr
             served.append(
@@ -57,7 +55,7 @@ class SceneCoverage:
                     "msi_scene_ids": _nearest(msi, day) if msi else [],
                 }
             )
-        return served
+        return served, refused
 
     def _vhr_days(self, grids: list[ChipGrid]) -> list[tuple[date, list[str]] | str]:
         choices: list[tuple[date, list[str]] | str] = []

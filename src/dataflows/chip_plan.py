@@ -1,6 +1,5 @@
 """Which chips to make: labelled ones, background by rule, the scenes each is read from, its cells and its split."""
 
-import hashlib
 from collections import defaultdict
 from typing import Any
 from uuid import uuid5
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from dataflows._chips import lattice_of
 from dataflows._coverage import SceneCoverage
 from store import lance_io
-from utils.errors import LabelsOutsideImageryError, NoImageryError
+from store.fingerprint import digest
+from utils.errors import AegirError, ConfigError, LabelsOutsideImageryError, NoImageryError
 from utils.failures import Failure
 from utils.geo import CHIP_NAMESPACE, reproject, reproject_points, s2_cell_polygon, s2_cells, s2_parents, utm_epsg
 from utils.prompts import prompt_geometry
@@ -45,7 +45,7 @@ CHIP_PLAN = pa.schema(
         pa.field("partition", pa.uint64(), nullable=False),
         pa.field("split_cell", pa.uint64(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
-        pa.field("prompt_set", pa.string(), nullable=False),
+        pa.field("input_set", pa.string(), nullable=False),
     ]
 )
 """One row per chip to make."""
@@ -68,71 +68,97 @@ PROMPT_PLAN = pa.schema(
 
 
 @tag(stage="plan")
-def label_chips(
+@extract_fields({"label_chips": dict[Position, list[dict[str, Any]]], "placement_failures": list[Failure]})
+def label_placement(
     labels: pa.Table, chip_profile: ChipProfile, margin_share: float, point_box_m: float, min_overlap: float
-) -> dict[Position, list[dict[str, Any]]]:
+) -> dict[str, Any]:
     """Lattice position → labels on it, with prompt geometry in the zone's CRS and whether they make the chip labelled.
 
-    A label lies on the lattice of the UTM zone of its centre. A chip that only a sliver of labels touches is not
-    labelled, and no background either.
+    A label lies on the lattice of the UTM zone of its centre; one without a zone, or without area there, is a failure.
+    A chip that only a sliver of labels touches is not labelled, and no background either.
     """
     positions: dict[Position, list[dict[str, Any]]] = defaultdict(list)
+    failures: list[Failure] = []
     for row in labels.to_pylist():
-        lonlat = shapely.from_wkb(row["geometry"])
-        centre = lonlat.envelope.centroid
-        epsg = utm_epsg(centre.x, centre.y)
-        label = reproject(lonlat, 4326, epsg)
-        prompt = prompt_geometry(label, row["kind"], margin_share=margin_share, point_box_m=point_box_m)
-        lattice = lattice_of(epsg, chip_profile)
-        entry = row | {"utm_geometry": shapely.to_wkb(prompt), "prompt": reproject(prompt, epsg, 4326)}
-        for ix, iy in zip(*lattice.touching(label), strict=True):
-            chip = lattice.grid(int(ix), int(iy)).footprint
-            shared = label.intersection(chip).area
-            makes = label.area == 0 or shared >= min_overlap * min(label.area, chip.area)
-            positions[epsg, int(ix), int(iy)].append(entry | {"makes_chip": makes, "clipped": not chip.covers(prompt)})
-    return dict(positions)
+        try:
+            placed = _placed(row, chip_profile, margin_share, point_box_m, min_overlap)
+        except AegirError as error:
+            failures.append(Failure.of("label_placement", error, input_ids=(row["label_id"],)))
+            continue
+        for position, entry in placed:
+            positions[position].append(entry)
+    return {"label_chips": dict(positions), "placement_failures": failures}
+
+
+def _placed(
+    row: dict[str, Any], profile: ChipProfile, margin_share: float, point_box_m: float, min_overlap: float
+) -> list[tuple[Position, dict[str, Any]]]:
+    """One label on every lattice position it touches."""
+    lonlat = shapely.from_wkb(row["geometry"])
+    centre = lonlat.envelope.centroid
+    epsg = utm_epsg(centre.x, centre.y)
+    label = reproject(lonlat, 4326, epsg)
+    prompt = prompt_geometry(label, row["kind"], margin_share=margin_share, point_box_m=point_box_m)
+    lattice = lattice_of(epsg, profile)
+    entry = row | {"utm_geometry": shapely.to_wkb(prompt), "prompt": reproject(prompt, epsg, 4326)}
+    placed = []
+    for ix, iy in zip(*lattice.touching(label), strict=True):
+        chip = lattice.grid(int(ix), int(iy)).footprint
+        shared = label.intersection(chip).area
+        makes = label.area == 0 or shared >= min_overlap * min(label.area, chip.area)
+        placed.append(((epsg, int(ix), int(iy)), entry | {"makes_chip": makes, "clipped": not chip.covers(prompt)}))
+    return placed
+
+
+@tag(stage="plan")
+def scene_coverage(
+    vhr_scenes: pa.Table,
+    msi_scenes: pa.Table | None,
+    vhr_acquired: str,
+    chip_profile: ChipProfile,
+    min_valid_fraction: float,
+) -> SceneCoverage:
+    """Which scenes serve a chip: the newest VHR day that covers it whole, or the day asked for, and the nearest MSI."""
+    return SceneCoverage(vhr_scenes, msi_scenes, vhr_acquired, chip_profile, min_valid_fraction)
 
 
 @tag(stage="plan")
 @extract_fields({"labelled_chips": pa.Table, "coverage_failures": list[Failure]})
 def labelled_coverage(
     label_chips: dict[Position, list[dict[str, Any]]],
-    vhr_scenes: pa.Table,
-    msi_scenes: pa.Table | None,
-    vhr_acquired: str,
+    scene_coverage: SceneCoverage,
     chip_profile: ChipProfile,
-    min_valid_fraction: float,
+    aoi_bbox_lonlat: list[float] | None,
 ) -> dict[str, Any]:
-    """Labelled chips that imagery covers, with the scenes they are read from; and labels that no imagery covers.
+    """Labelled chips of the area with the scenes they are read from; and labels that no imagery covers.
 
     Raises:
         LabelsOutsideImageryError: no labelled chip is covered.
     """
-    wanted = [position for position, found in label_chips.items() if any(label["makes_chip"] for label in found)]
-    coverage = SceneCoverage(vhr_scenes, msi_scenes, vhr_acquired, chip_profile, min_valid_fraction)
-    covered = coverage.of(wanted)
+    made = [position for position, found in label_chips.items() if any(label["makes_chip"] for label in found)]
+    wanted = [position for position in made if _in_area(position, aoi_bbox_lonlat, chip_profile)]
+    covered, refused = scene_coverage.of(wanted)
     failures = [
         Failure.of(
             "labelled_coverage",
             NoImageryError(f"chip {position} has labels and {reason}"),
             input_ids=tuple(sorted(label["label_id"] for label in label_chips[position])),
         )
-        for position, reason in coverage.refused.items()
+        for position, reason in refused.items()
     ]
     if not covered:
         raise LabelsOutsideImageryError(
             f"none of {len(wanted)} labelled chips lies on imagery: {failures[0].message if failures else 'no label'}; "
-            "check the CRS and axis order of labels and scenes, and `vhr_acquired`"
+            "check the CRS and axis order of labels and scenes, `vhr_acquired` and `aoi_bbox_lonlat`"
         )
     return {"labelled_chips": _plan_rows(covered, "labelled", chip_profile), "coverage_failures": failures}
 
 
 @tag(stage="plan")
 @dataloader()
-def stored_split_rule(store: str, split_level: int, guard_m: float) -> tuple[SplitRule | None, dict[str, Any]]:
-    """The split rule the store already follows at this level and guard distance; None in a new store."""
+def stored_split_rule(store: str) -> tuple[SplitRule | None, dict[str, Any]]:
+    """The split rule the store already follows; None in a new store."""
     rows = lance_io.scan(store, "splits", ["level", "salt", "fractions", "guard_m", "created_at"]).to_pylist()
-    rows = [row for row in rows if row["level"] == split_level and row["guard_m"] == guard_m]
     if not rows:
         return None, {"found": False}
     row = min(rows, key=lambda found: found["created_at"])
@@ -161,10 +187,17 @@ def split_rule(
 
     Raises:
         SplitError: no salt leaves every split with a labelled chip.
+        ConfigError: the store follows another rule than the settings ask for.
     """
-    if stored_split_rule is not None:
-        return stored_split_rule
     train, val, test = split_fractions
+    if stored_split_rule is not None:
+        found = (stored_split_rule.level, stored_split_rule.fractions, stored_split_rule.guard_m)
+        if found != (split_level, (train, val, test), guard_m):
+            raise ConfigError(
+                f"the store splits at level {found[0]} into {found[1]} with a guard of {found[2]} m; the settings ask "
+                f"for {split_level}, {(train, val, test)}, {guard_m} m: keep the store's rule or use another store"
+            )
+        return stored_split_rule
     cells, counts = np.unique(_cells_of(labelled_chips, split_level), return_counts=True)
     rules = [
         SplitRule(level=split_level, salt=salt, fractions=(train, val, test), guard_m=guard_m)
@@ -177,32 +210,30 @@ def split_rule(
 def background_chips(
     labelled_chips: pa.Table,
     label_chips: dict[Position, list[dict[str, Any]]],
-    vhr_scenes: pa.Table,
-    msi_scenes: pa.Table | None,
-    vhr_acquired: str,
+    scene_coverage: SceneCoverage,
     chip_profile: ChipProfile,
-    min_valid_fraction: float,
     partition_level: int,
     background_near_ratio: float,
     background_far_ratio: float,
+    aoi_bbox_lonlat: list[float] | None,
 ) -> pa.Table:
-    """Chips without any label, drawn in each partition in proportion to its labelled chips.
+    """Chips of the area without any label, drawn in each partition in proportion to its labelled chips.
 
     Near ones lie within :data:`NEAR_CHIPS` of a labelled chip, far ones beyond. Candidates are taken in the order of
     their ids, which are hashes, so that the draw is the same in every run and no neighbour is preferred.
     """
-    coverage = SceneCoverage(vhr_scenes, msi_scenes, vhr_acquired, chip_profile, min_valid_fraction)
     partitions = _cells_of(labelled_chips, partition_level)
     parts = []
     for partition in np.unique(partitions):
         mine = labelled_chips.filter(pa.array(partitions == partition))
-        candidates = _free_positions(int(partition), partition_level, mine, label_chips, chip_profile)
+        free = _free_positions(int(partition), partition_level, mine, label_chips, chip_profile)
+        candidates = [position for position in free if _in_area(position, aoi_bbox_lonlat, chip_profile)]
         near = {position for position in candidates if _is_near(position, label_chips)}
         for role, ratio, chosen in (
             ("background_near", background_near_ratio, near),
             ("background_far", background_far_ratio, set(candidates) - near),
         ):
-            rows = _plan_rows(coverage.of(sorted(chosen)), role, chip_profile).sort_by("uuid")
+            rows = _plan_rows(scene_coverage.of(sorted(chosen))[0], role, chip_profile).sort_by("uuid")
             parts.append(rows.slice(0, round(ratio * len(mine))))
     return pa.concat_tables(parts)
 
@@ -234,30 +265,38 @@ def chip_plan(
     labelled_chips: pa.Table,
     background_chips: pa.Table,
     prompts: pa.Table,
+    vhr_scenes: pa.Table,
+    msi_scenes: pa.Table | None,
     split_rule: SplitRule,
     chip_profile: ChipProfile,
     partition_level: int,
 ) -> pa.Table:
-    """Every chip to make, with its partition, split and the hash of its prompts, in partition order."""
+    """Every chip to make, with its partition, split and the hash of its prompts and scenes, in partition order."""
     chips = pa.concat_tables([labelled_chips, background_chips])
-    sets = _prompt_sets(prompts)
     columns = {
         "partition": _cells_of(chips, partition_level),
         "split_cell": _cells_of(chips, split_rule.level),
         "split": _splits(chips, split_rule, chip_profile),
-        "prompt_set": [sets.get(uuid, "") for uuid in chips["uuid"].to_pylist()],
+        "input_set": _input_sets(chips, prompts, [vhr_scenes, *([] if msi_scenes is None else [msi_scenes])]),
     }
     for name, values in columns.items():
         chips = chips.append_column(CHIP_PLAN.field(name), pa.array(values, CHIP_PLAN.field(name).type))
     return chips.select(CHIP_PLAN.names).cast(CHIP_PLAN).sort_by([("partition", "ascending"), ("uuid", "ascending")])
 
 
-def _prompt_sets(prompts: pa.Table) -> dict[str, str]:
-    """Chip id → hash of its prompts' ids and geometry."""
-    parts: dict[str, list[str]] = defaultdict(list)
+def _input_sets(chips: pa.Table, prompts: pa.Table, scenes: list[pa.Table]) -> list[str]:
+    """Per chip: hash of its prompts' ids and geometry and of its scenes' files."""
+    asked: dict[str, list[str]] = defaultdict(list)
     for row in prompts.select(["uuid", "prompt_id", "geometry"]).to_pylist():
-        parts[row["uuid"]].append(row["prompt_id"] + row["geometry"].hex())
-    return {uuid: hashlib.sha256("".join(sorted(found)).encode()).hexdigest()[:16] for uuid, found in parts.items()}
+        asked[row["uuid"]].append(row["prompt_id"] + row["geometry"].hex())
+    files: dict[str, str] = {}
+    for table in scenes:
+        files |= dict(zip(table["scene_id"].to_pylist(), table["checksum"].to_pylist(), strict=True))
+    sets = []
+    for row in chips.select(["uuid", "vhr_scene_ids", "msi_scene_ids"]).to_pylist():
+        read = [[files[scene] for scene in row[f"{kind}_scene_ids"]] for kind in ("vhr", "msi")]
+        sets.append(digest([sorted(asked[row["uuid"]]), *read]))
+    return sets
 
 
 def _plan_rows(covered: list[dict[str, Any]], role: str, profile: ChipProfile) -> pa.Table:
@@ -316,6 +355,15 @@ def _free_positions(
     inside = s2_parents(s2_cells(lonlat[:, 0], lonlat[:, 1], 30), level) == np.uint64(partition)
     found = [(epsg, int(x), int(y)) for x, y in zip(ix[inside], iy[inside], strict=True)]
     return [position for position in found if position not in taken]
+
+
+def _in_area(position: Position, aoi_bbox_lonlat: list[float] | None, profile: ChipProfile) -> bool:
+    """Whether a chip touches the area of interest."""
+    if aoi_bbox_lonlat is None:
+        return True
+    epsg, ix, iy = position
+    footprint = reproject(lattice_of(epsg, profile).grid(ix, iy).footprint, epsg, 4326)
+    return bool(footprint.intersects(shapely.box(*aoi_bbox_lonlat)))
 
 
 def _is_near(position: Position, labelled: dict[Position, list[dict[str, Any]]]) -> bool:

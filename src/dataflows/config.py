@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from store.ducklake_labels import LabelTable
+from store.fingerprint import digest
 from store.lance_io import DEFAULT_STORE
-from store.lineage import digest
 from utils.errors import ConfigError
 from utils.types import S2_L2A_BANDS, ChipProfile
 
@@ -104,6 +104,8 @@ class BuildConfig:
         ]
         if not 0 <= self.partition_level <= 30 or not 0 <= self.split_level <= 30:
             problems.append("partition_level and split_level are S2 levels, 0 to 30")
+        if not 0 <= self.h3_resolution <= 15:
+            problems.append("h3_resolution is 0 to 15")
         if len(self.split_fractions) != 3 or abs(sum(self.split_fractions) - 1) > 1e-6:
             problems.append("split_fractions are three shares, train, val and test, that sum to 1")
         if problems:
@@ -165,19 +167,42 @@ def from_mapping(values: Mapping[str, Any]) -> BuildConfig:
         raise ConfigError(f"settings: unknown {unknown}, missing {missing}; known: {', '.join(sorted(known))}")
     given = dict(values)
     given["labels"] = tuple(LabelTable.from_mapping(entry) for entry in _listed(given["labels"]))
-    for name in ("msi_bands", "aoi_bbox_lonlat", "split_fractions"):
-        if given.get(name) is not None:
-            given[name] = tuple(given[name])
     for name in ("vhr", "msi"):
         section = given.get(name)
-        if section is not None and (not isinstance(section, Mapping) or "source" not in section):
+        if section is not None and (not isinstance(section, Mapping) or not isinstance(section.get("source"), str)):
             raise ConfigError(f"{name} needs a `source`, such as {{source: local, root: folder}}; got {section!r}")
     for name, f in known.items():
-        if f.type in (int, float) and name in given:
-            given[name] = _number(name, given[name], f.type)
-    if given.get("vhr_acquired") is not None:
-        given["vhr_acquired"] = str(given["vhr_acquired"])
+        if name in given and name not in ("labels", "vhr", "msi"):
+            given[name] = _checked(name, given[name], f.type)
     return BuildConfig(**given)
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """``value`` as the field's type.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    if value is None and "None" in str(kind):
+        return None
+    if name in ("aoi_bbox_lonlat", "split_fractions"):
+        wanted = 4 if name == "aoi_bbox_lonlat" else 3
+        if not isinstance(value, list | tuple) or len(value) != wanted:
+            raise ConfigError(f"{name} must be {wanted} numbers, got {value!r}")
+        return tuple(_number(name, part, float) for part in value)
+    if name == "msi_bands":
+        if not isinstance(value, list | tuple) or not all(isinstance(band, str) for band in value) or not value:
+            raise ConfigError(f"msi_bands must be a list of band names, got {value!r}")
+        return tuple(value)
+    if kind in (int, float) or name == "snapshot":
+        return _number(name, value, float if kind is float else int)
+    if kind is str or name == "truth":
+        if value is None or isinstance(value, Mapping | list | tuple | bool):
+            raise ConfigError(f"{name} must be text, got {value!r}")
+        return str(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must be a mapping of settings, got {value!r}")
+    return dict(value)
 
 
 def _number(name: str, value: object, kind: object) -> float:

@@ -11,8 +11,9 @@ from store import ducklake
 from store.ducklake_labels import LabelTable, read_labels
 from utils.errors import AegirError, GeometryError, LabelError
 from utils.failures import Failure
-from utils.geo import reproject
+from utils.geo import grown_bounds, reproject
 from utils.prompts import label_kind
+from utils.types import ChipProfile
 
 LABELS = pa.schema(
     [
@@ -41,32 +42,37 @@ def label_snapshot(catalog: str, snapshot: int | None) -> tuple[int, dict[str, A
 
 
 @tag(stage="labels")
+def label_bbox_lonlat(aoi_bbox_lonlat: list[float] | None, chip_profile: ChipProfile) -> list[float] | None:
+    """Where labels are read: the area of interest and the ground its chips may reach beyond it; None is everywhere."""
+    if aoi_bbox_lonlat is None:
+        return None
+    west, south, east, north = aoi_bbox_lonlat
+    reach_m = 2 * chip_profile.gsd_m * max(chip_profile.height, chip_profile.width)
+    return list(grown_bounds((west, south, east, north), reach_m))
+
+
+@tag(stage="labels")
 @dataloader()
 def lake_labels(
     catalog: str,
     label_tables: list[LabelTable],
     label_snapshot: int,
-    aoi_bbox_lonlat: list[float] | None,
+    label_bbox_lonlat: list[float] | None,
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """Labels of all mapped tables as the lake holds them, in their own CRS, area of interest pushed down.
+    """Labels of all mapped tables as the lake holds them, in their own CRS, the area pushed down to the scan.
 
     Raises:
         LabelTableError: a table or column is missing.
         CatalogEmptyError: there is no label.
     """
     with ducklake.connect(catalog) as connection:
-        labels = read_labels(
-            connection,
-            label_tables,
-            label_snapshot,
-            aoi_bbox_lonlat=tuple(aoi_bbox_lonlat) if aoi_bbox_lonlat else None,
-        )
+        labels = read_labels(connection, label_tables, label_snapshot, aoi_bbox_lonlat=label_bbox_lonlat)
     return labels, {"rows": len(labels), "snapshot": label_snapshot}
 
 
 @tag(stage="labels")
 @extract_fields({"labels": pa.Table, "label_failures": list[Failure]})
-def label_check(lake_labels: pa.Table, aoi_bbox_lonlat: list[float] | None) -> dict[str, Any]:
+def label_check(lake_labels: pa.Table, label_bbox_lonlat: list[float] | None) -> dict[str, Any]:
     """Labels with usable geometry in EPSG:4326, and the rest with what is wrong.
 
     Self-crossing polygons are mended by ``shapely.make_valid`` and keep their areal parts; geometry that is
@@ -78,7 +84,7 @@ def label_check(lake_labels: pa.Table, aoi_bbox_lonlat: list[float] | None) -> d
     kept: list[dict[str, Any]] = []
     failures: list[Failure] = []
     seen: set[str] = set()
-    area = shapely.box(*aoi_bbox_lonlat) if aoi_bbox_lonlat else None
+    area = shapely.box(*label_bbox_lonlat) if label_bbox_lonlat else None
     for row in lake_labels.to_pylist():
         label_id = f"{row['dataset'] or row['label_table']}/{row['label_id']}"
         try:

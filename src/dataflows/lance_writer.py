@@ -7,13 +7,18 @@ from uuid import uuid5
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from hamilton.function_modifiers import datasaver, tag
 
 from store.commit_buffer import CommitBuffer
 from store.schemas import PROMPTS, masks, training_data
+from utils.errors import NodataError, NoImageryError
 from utils.failures import Failure
 from utils.geo import CHIP_NAMESPACE
 from utils.types import ChipProfile
+
+WITHOUT_DATA = frozenset({NodataError.__name__, NoImageryError.__name__})
+"""Error types of chips that hold no data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,7 @@ def mask_table(mask_rows: list[dict[str, Any]], provenance: Provenance, chip_pro
 @tag(stage="store", table="prompts")
 def prompt_table(prompts: pa.Table, training_samples: list[dict[str, Any]], provenance: Provenance) -> pa.Table:
     """Rows of ``prompts`` for the chips that were made."""
-    made = {row["uuid"] for row in training_samples}
+    made = {row["uuid"]: row["input_set"] for row in training_samples}
     stamp = {
         "margin_share": provenance.margin_share,
         "label_catalog": provenance.label_catalog,
@@ -84,7 +89,7 @@ def prompt_table(prompts: pa.Table, training_samples: list[dict[str, Any]], prov
         "created_at": datetime.now(UTC),
     }
     rows = prompts.drop_columns(["utm_geometry"]).to_pylist()
-    return _table([row | stamp for row in rows if row["uuid"] in made], PROMPTS)
+    return _table([row | stamp | {"input_set": made[row["uuid"]]} for row in rows if row["uuid"] in made], PROMPTS)
 
 
 @tag(stage="store")
@@ -96,18 +101,25 @@ def sample_write(
     prompt_table: pa.Table,
     chip_failures: list[Failure],
     mask_failures: list[Failure],
+    chip_plan: pa.Table,
     commit_buffer: CommitBuffer,
 ) -> dict:  # type: ignore[type-arg]
-    """Hand one partition's rows to the commit buffer and return a receipt: counts, never pixels."""
+    """Hand one partition's rows to the commit buffer and return a receipt: counts, never pixels.
+
+    A background chip that turns out to hold no data is not taken, which is no failure; ``errors`` remembers it.
+    """
     failures = [*chip_failures, *mask_failures]
     commit_buffer.add(
         samples=sample_table, masks=mask_table, prompts=prompt_table, failures=failures, partition=partition
     )
     verdicts = mask_table["verdict"].to_pylist()
+    background = set(chip_plan.filter(pc.not_equal(chip_plan["chip_role"], "labelled"))["uuid"].to_pylist())
+    without_data = {f.uuid for f in failures if f.error_type in WITHOUT_DATA and f.uuid in background}
     return {
         "partition": partition,
         "chips": len(sample_table),
-        "failed": len({failure.uuid for failure in failures}),
+        "failed": len({failure.uuid for failure in failures} - without_data),
+        "not_taken": len(without_data),
         **{verdict: verdicts.count(verdict) for verdict in ("accept", "review", "reject", "not_in_chip")},
     }
 

@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,24 +13,18 @@ import pyarrow.compute as pc
 from hamilton.driver import Driver
 
 from dataflows.config import BuildConfig
-from dataflows.lance_writer import Provenance
+from dataflows.lance_writer import WITHOUT_DATA, Provenance
 from store import lance_io
 from store.commit_buffer import CommitBuffer
-from store.lineage import Run, checksum, recipe, stage_code
+from store.fingerprint import checksum
+from store.lineage import Run, recipe, stage_code
 from store.schemas import SPLITS, training_data
-from utils.errors import SchemaError
+from utils.errors import AegirError, SchemaError
 from utils.failures import Failure
 from utils.split import SplitRule, split_of_cells
 
-PLAN_NODES = (
-    "label_snapshot",
-    "label_check",
-    "labelled_coverage",
-    "scene_failures",
-    "prompts",
-    "chip_plan",
-    "split_rule",
-)
+PLAN_NODES = ("label_snapshot", "prompts", "chip_plan")
+_FAILURE_NODES = ("scene_failures", "label_failures", "placement_failures", "coverage_failures")
 _MADE_ONCE = (
     "vhr_imagery",
     "msi_imagery",
@@ -41,9 +36,9 @@ _MADE_ONCE = (
     "split_rule",
 )
 _STAGE_SETTINGS = {
-    "image": ("chip_px", "gsd_m", "halo_px", "msi_bands", "msi_px", "min_valid_fraction"),
+    "image": ("chip_px", "gsd_m", "halo_px", "msi_bands", "msi_px", "min_valid_fraction", "vhr_acquired"),
     "mask": ("mask_backend", "mask_options", "refinement", "thresholds", "margin_share", "point_box_m", "min_overlap"),
-    "index": ("h3_resolution", "partition_level", "split_level", "guard_m"),
+    "index": ("h3_resolution", "partition_level", "split_level", "split_fractions", "guard_m"),
 }
 
 Progress = Callable[["RunSummary"], None]
@@ -56,9 +51,13 @@ class BuildPlan:
     chips: pa.Table
     """Every chip of the configuration, schema ``dataflows.chip_plan.CHIP_PLAN``."""
     pending: pa.Table
-    """The chips whose row is missing, or was made with other settings or prompts."""
-    skipped_failed: int
-    """Chips left out because they failed before with these settings."""
+    """The chips whose row is missing, or was made with other settings, prompts or scenes."""
+    failed_before: int
+    """Chips left out because they failed before with these settings and inputs."""
+    not_taken_before: int
+    """Background chips left out because they turned out to hold no data."""
+    no_longer_planned: int
+    """Rows made with these settings that no label and no background draw asks for any more; they stay in the table."""
     prompts: pa.Table
     """Prompts of all chips, schema ``dataflows.chip_plan.PROMPT_PLAN``."""
     failures: list[Failure]
@@ -89,7 +88,11 @@ class RunSummary:
     chips_skipped: int = 0
     """Chips already there."""
     chips_failed_before: int = 0
-    """Chips left out because an earlier run failed on them; ``--retry-errors`` takes them in."""
+    """Chips left out because an earlier run failed on the same inputs; ``--retry-errors`` takes them in."""
+    chips_not_taken: int = 0
+    """Background chips that turned out to hold no data."""
+    chips_no_longer_planned: int = 0
+    """Rows of the table that nothing asks for any more, such as those of deleted labels."""
     chips_pending: int = 0
     """Chips this run set out to make."""
     chips_made: int = 0
@@ -122,8 +125,10 @@ class RunSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 when all went well, 3 when rows were added to ``errors``, 130 when interrupted."""
-        return {"interrupted": 130, "failed": 3}.get(self.status, 0)
+        """0 when all that was asked for is there, 3 when something is in ``errors`` instead, 130 interrupted."""
+        if self.status == "interrupted":
+            return 130
+        return 3 if self.failed or self.chips_failed_before or self.inputs_failed_before else 0
 
     def counts(self) -> dict[str, Any]:
         """The summary as plain values."""
@@ -146,22 +151,22 @@ def plan(config: BuildConfig, driver: Driver, *, retry_errors: bool = False) -> 
                 f"training_data in {config.store} has another chip profile or schema version; "
                 "set `store` to another place for this profile"
             )
-    results = driver.execute([*PLAN_NODES, *_MADE_ONCE])
+    results = driver.execute([*PLAN_NODES, *_FAILURE_NODES, *_MADE_ONCE])
     chips = results["chip_plan"]
-    done = _done(config, chips)
-    failed_before = set() if retry_errors else _failed_before(config) - done
-    uuids = chips["uuid"].to_pylist()
-    pending = chips.filter(pa.array([uuid not in done and uuid not in failed_before for uuid in uuids], pa.bool_()))
+    done, others = _done(config, chips)
+    met = {} if retry_errors else _failed_before(config, chips)
+    stuck = met.keys() - done
+    uuids, roles = chips["uuid"].to_pylist(), chips["chip_role"].to_pylist()
+    background = {uuid for uuid, role in zip(uuids, roles, strict=True) if role != "labelled"}
+    empty = {uuid for uuid in stuck & background if met[uuid] <= WITHOUT_DATA}
     return BuildPlan(
         chips=chips,
-        pending=pending,
-        skipped_failed=sum(uuid in failed_before for uuid in uuids),
+        pending=chips.filter(pa.array([uuid not in done and uuid not in stuck for uuid in uuids], pa.bool_())),
+        failed_before=len(stuck - empty),
+        not_taken_before=len(empty),
+        no_longer_planned=0 if config.aoi_bbox_lonlat else len(others),
         prompts=results["prompts"],
-        failures=[
-            *results["scene_failures"],
-            *results["label_check"]["label_failures"],
-            *results["labelled_coverage"]["coverage_failures"],
-        ],
+        failures=[failure for node in _FAILURE_NODES for failure in results[node]],
         made_once={name: results[name] for name in _MADE_ONCE},
         label_snapshot=results["label_snapshot"],
     )
@@ -210,9 +215,15 @@ def run_build(
         buffer.fail(news)
         try:
             _run_partitions(driver, build, _provenance(config, build, run), buffer, summary, report)
+            _finish(config, buffer, summary)
         except KeyboardInterrupt:
             summary.status = "interrupted"
-        _finish(config, buffer, summary)
+            _finish(config, buffer, summary)
+        except AegirError:
+            # what cannot be stored ends the run; the record of it may fail for the same reason
+            with suppress(AegirError):
+                run.record(config.store, "failed", summary.counts())
+            raise
     if summary.status == "running":
         summary.status = "failed" if summary.failed else "done"
     summary.seconds = time.monotonic() - start
@@ -241,8 +252,10 @@ def _started(config: BuildConfig, build: BuildPlan, run: Run, *, new_failures: i
         store=config.store,
         chips_planned=len(build.chips),
         chips_pending=len(build.pending),
-        chips_failed_before=build.skipped_failed,
-        chips_skipped=len(build.chips) - len(build.pending) - build.skipped_failed,
+        chips_failed_before=build.failed_before,
+        chips_not_taken=build.not_taken_before,
+        chips_no_longer_planned=build.no_longer_planned,
+        chips_skipped=len(build.chips) - len(build.pending) - build.failed_before - build.not_taken_before,
         partitions=len(build.partitions),
         inputs_failed=new_failures,
         inputs_failed_before=len(build.failures) - new_failures,
@@ -288,6 +301,7 @@ def _run_partitions(
         else:
             summary.chips_made += receipt["chips"]
             summary.chips_failed += receipt["failed"]
+            summary.chips_not_taken += receipt["not_taken"]
             for verdict in summary.masks:
                 summary.masks[verdict] += receipt[verdict]
         # every execute leaves its results in reference cycles
@@ -308,14 +322,14 @@ def stage_recipes(
         type(build.made_once[name]).__module__ for name in ("vhr_imagery", "msi_imagery") if build.made_once[name]
     }
     modules = {
-        "image": (loader, *sorted(sources)),
+        "image": (loader, *sorted(sources), "dataflows.chip_plan"),
         "mask": (
             "dataflows.ingest_ducklake_labels",
-            "dataflows.chip_plan",
             "dataflows.sam_mask_factory",
             type(build.made_once["mask_segmenter"]).__module__,
+            "dataflows.training_sample_builder",
         ),
-        "index": ("dataflows.s2_indexing", "dataflows.spectral_indices", "dataflows.training_sample_builder"),
+        "index": ("dataflows.s2_indexing", "dataflows.spectral_indices"),
     }
     recipes: dict[str, str] = {}
     upstream: tuple[str, ...] = ()
@@ -331,19 +345,24 @@ def _module_of(driver: Driver, node: str) -> str:
     return str(functions[0].__module__)
 
 
-def _done(config: BuildConfig, chips: pa.Table) -> set[str]:
-    """Chips whose row was made with these settings from the prompts they have now."""
-    wanted = dict(zip(chips["uuid"].to_pylist(), chips["prompt_set"].to_pylist(), strict=True))
-    rows = lance_io.scan(
-        config.store, "training_data", ["uuid", "prompt_set"], f"build_config = '{config.build_config}'"
-    )
-    pairs = zip(rows["uuid"].to_pylist(), rows["prompt_set"].to_pylist(), strict=True)
-    return {uuid for uuid, prompt_set in pairs if wanted.get(uuid) == prompt_set}
+def _done(config: BuildConfig, chips: pa.Table) -> tuple[set[str], set[str]]:
+    """Planned chips whose row was made with these settings from the inputs they have now; and rows not planned."""
+    wanted = dict(zip(chips["uuid"].to_pylist(), chips["input_set"].to_pylist(), strict=True))
+    where = f"build_config = '{config.build_config}'"
+    rows = lance_io.scan(config.store, "training_data", ["uuid", "input_set"], where)
+    made = dict(zip(rows["uuid"].to_pylist(), rows["input_set"].to_pylist(), strict=True))
+    return {uuid for uuid, inputs in made.items() if wanted.get(uuid) == inputs}, made.keys() - wanted.keys()
 
 
-def _failed_before(config: BuildConfig) -> set[str]:
+def _failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, set[str]]:
+    """Planned chips that failed with these settings on the inputs they have now, and their error types."""
+    wanted = dict(zip(chips["uuid"].to_pylist(), chips["input_set"].to_pylist(), strict=True))
     where = f"uuid IS NOT NULL AND build_config = '{config.build_config}'"
-    return set(lance_io.scan(config.store, "errors", ["uuid"], where)["uuid"].to_pylist())
+    met: dict[str, set[str]] = {}
+    for row in lance_io.scan(config.store, "errors", ["uuid", "input_set", "error_type"], where).to_pylist():
+        if wanted.get(row["uuid"]) == row["input_set"]:
+            met.setdefault(row["uuid"], set()).add(row["error_type"])
+    return met
 
 
 def _inputs(config: BuildConfig, build: BuildPlan) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from utils.geo import reproject
 from utils.quality import iou
 from utils.types import IGNORE, ChipGrid
 
+_KEY = ("uuid", "input_set", "mask_recipe")
 _TILE_PX = 224
 _GAP_PX = 10
 _CAPTION_PX = 20
@@ -54,7 +55,7 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
     known = _Truth(read_features(truth))
     dataset = lance_io.open_table(store, table)
     shape = profile_of(dataset.schema)
-    columns = ["uuid", "generated_mask", "footprint", "vhr_epsg", "vhr_transform", "vhr_acquired_at", "run_id"]
+    columns = ["generated_mask", "footprint", "vhr_epsg", "vhr_transform", "vhr_acquired_at", *_KEY]
     masks = _masks_by_chip(store)
     hits = union = 0
     ious: list[tuple[float, float] | None] = []
@@ -68,7 +69,7 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
             mask = np.frombuffer(row["generated_mask"], np.uint8).reshape(wanted.shape)
             hits += int(((mask == 1) & wanted & (mask != IGNORE)).sum())
             union += int((((mask == 1) | wanted) & (mask != IGNORE)).sum())
-            ious += [_mask_and_box_iou(*found, objects, grid) for found in masks.get((row["uuid"], row["run_id"]), [])]
+            ious += [_mask_and_box_iou(*found, objects, grid) for found in masks.get(tuple(row[k] for k in _KEY), [])]
     met = np.array([pair for pair in ious if pair is not None]).reshape(-1, 2)
     return TruthScores(
         masks=len(ious),
@@ -111,15 +112,15 @@ def _mask_and_box_iou(
     return iou(mask, truth), iou(_raster([asked.envelope], grid), truth)
 
 
-def _masks_by_chip(store: str) -> dict[tuple[str, str], list[tuple[bytes, shapely.Geometry]]]:
-    """(Chip id, run id) → accepted masks and the geometry of their prompts."""
-    accepted = lance_io.scan(store, "masks", ["uuid", "run_id", "prompt_id", "mask"], "verdict = 'accept'")
-    prompts = lance_io.scan(store, "prompts", ["prompt_id", "geometry"])
-    geometry = dict(zip(prompts["prompt_id"].to_pylist(), prompts["geometry"].to_pylist(), strict=True))
-    found: dict[tuple[str, str], list[tuple[bytes, shapely.Geometry]]] = {}
+def _masks_by_chip(store: str) -> dict[tuple[str, ...], list[tuple[bytes, shapely.Geometry]]]:
+    """(Chip id, input set, mask recipe) → accepted masks and the geometry of their prompts."""
+    accepted = lance_io.scan(store, "masks", ["uuid", "mask_recipe", "prompt_id", "mask"], "verdict = 'accept'")
+    prompts = lance_io.scan(store, "prompts", ["prompt_id", "geometry", "input_set"]).to_pylist()
+    asked = {row["prompt_id"]: (shapely.from_wkb(row["geometry"]), row["input_set"]) for row in prompts}
+    found: dict[tuple[str, ...], list[tuple[bytes, shapely.Geometry]]] = {}
     for row in accepted.to_pylist():
-        pair = (row["mask"], shapely.from_wkb(geometry[row["prompt_id"]]))
-        found.setdefault((row["uuid"], row["run_id"]), []).append(pair)
+        geometry, inputs = asked[row["prompt_id"]]
+        found.setdefault((row["uuid"], inputs, row["mask_recipe"]), []).append((row["mask"], geometry))
     return found
 
 

@@ -1,7 +1,7 @@
 """Masks from prompts: a backend segments, refinement cleans, scores decide accept, review or reject."""
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -85,18 +85,22 @@ def chip_prompts(prompts: pa.Table, vhr_chips: dict[str, RasterChip]) -> dict[st
 @tag(stage="masks")
 @extract_fields({"raw_masks": dict[str, list[Mask]], "mask_failures": list[Failure]})
 def segmentation(
-    vhr_chips: dict[str, RasterChip], chip_prompts: dict[str, list[Prompt]], mask_segmenter: MaskBackend
+    vhr_chips: dict[str, RasterChip],
+    chip_prompts: dict[str, list[Prompt]],
+    mask_segmenter: MaskBackend,
+    chip_plan: pa.Table,
 ) -> dict[str, Any]:
     """The backend's masks by chip, one per prompt on the chip with its halo; and the chips it failed on."""
     masks: dict[str, list[Mask]] = {}
     failures: list[Failure] = []
+    inputs = dict(zip(chip_plan["uuid"].to_pylist(), chip_plan["input_set"].to_pylist(), strict=True))
     for uuid, chip in vhr_chips.items():
         asked = chip_prompts[uuid]
         try:
             masks[uuid] = mask_segmenter.segment(chip, asked) if asked else []
         except AegirError as error:
             ids = tuple(prompt.prompt_id for prompt in asked)
-            failures.append(Failure.of("segmentation", error, uuid=uuid, input_ids=ids))
+            failures.append(Failure.of("segmentation", error, uuid=uuid, input_ids=ids, input_set=inputs[uuid]))
     return {"raw_masks": masks, "mask_failures": failures}
 
 
@@ -150,7 +154,11 @@ def _mask_row(uuid: str, judged: JudgedMask) -> dict[str, Any]:
 
 
 def _settings(kind: type[T], values: dict[str, Any], name: str) -> T:
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ConfigError(f"{name}: {error}; known: {', '.join(kind.__dataclass_fields__)}") from error  # type: ignore[attr-defined]
+    defaults = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(defaults))
+    if unknown:
+        raise ConfigError(f"{name}: unknown {', '.join(unknown)}; known: {', '.join(defaults)}")
+    for key, value in values.items():
+        if isinstance(defaults[key], float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ConfigError(f"{name}.{key} must be a number, got {value!r}")
+    return kind(**values)

@@ -17,6 +17,8 @@ from utils.types import IGNORE, RasterChip
 MIN_EFFECTIVE_PIXELS = 4.0
 """Means over fewer multispectral pixels say nothing and are null."""
 
+_NOTHING = np.empty((0, 0), np.float32)
+
 
 @tag(stage="indices")
 def msi_reflectance(msi_chips: dict[str, RasterChip]) -> dict[str, NDArray[np.float32]]:
@@ -32,13 +34,16 @@ def msi_reflectance(msi_chips: dict[str, RasterChip]) -> dict[str, NDArray[np.fl
 @tag(stage="indices")
 @parameterize(
     **{
-        name: ({"index_name": value(name)}, f"{spec.title} of every chip, shape (chips, rows, columns), {spec.unit}.")
+        name: (
+            {"index_name": value(name)},
+            f"{spec.title} per chip, (chips, rows, columns), {spec.unit}; empty where the profile lacks its bands.",
+        )
         for name, spec in INDICES.items()
     }
 )
 def spectral_index_image(msi_reflectance: dict[str, NDArray[np.float32]], index_name: str) -> NDArray[np.float32]:
     """{0}."""
-    if not msi_reflectance:
+    if not set(INDICES[index_name].bands) <= set(msi_reflectance):
         return np.empty((0, 0, 0), np.float32)
     return spectral_index(index_name, msi_reflectance)
 
@@ -53,10 +58,13 @@ def index_statistics(
     """Chip id → index means, named ``<index>_chip``, ``<index>_inside`` and ``<index>_ring``.
 
     Inside weights each known pixel by its PV area fraction, the ring by the rest of it, 0 where PV covers more than
-    a twentieth; both are null below :data:`MIN_EFFECTIVE_PIXELS` and on chips without PV.
+    a twentieth; both are null below :data:`MIN_EFFECTIVE_PIXELS` and on chips without PV. An index whose bands the
+    profile lacks is null everywhere.
     """
     return {
-        uuid: _means({name: image[i] for name, image in index_images.items()}, msi_masks[uuid])
+        uuid: _means(
+            {name: image[i] if len(image) else _NOTHING for name, image in index_images.items()}, msi_masks[uuid]
+        )
         for i, uuid in enumerate(msi_chips)
         if uuid in msi_masks
     }
@@ -75,6 +83,8 @@ def _means(images: dict[str, NDArray[np.float32]], fractions: NDArray[np.uint8])
 
 
 def _mean(image: NDArray[np.float32], weights: NDArray[Any], *, least: float) -> float | None:
+    if image is _NOTHING:
+        return None
     holds = np.isfinite(image)
     total = float(weights[holds].sum())
     return float((image[holds] * weights[holds]).sum() / total) if total >= least else None

@@ -54,7 +54,7 @@ def build_with_progress(config: BuildConfig, *, retry_errors: bool = False) -> R
                 task,
                 total=summary.chips_pending,
                 completed=summary.chips_made + summary.chips_failed,
-                skipped=summary.chips_skipped + summary.chips_failed_before,
+                skipped=summary.chips_skipped + summary.chips_failed_before + summary.chips_not_taken,
                 failed=summary.failed,
             )
 
@@ -81,7 +81,9 @@ def plan_counts(build: BuildPlan) -> dict[str, Any]:
     return {
         "chips": len(build.chips),
         "pending": len(build.pending),
-        "failed_before": build.skipped_failed,
+        "failed_before": build.failed_before,
+        "not_taken": build.not_taken_before,
+        "no_longer_planned": build.no_longer_planned,
         "partitions": len(build.partitions),
         "prompts": len(build.prompts),
         "roles": dict(Counter(build.pending["chip_role"].to_pylist())),
@@ -111,6 +113,8 @@ def print_summary(summary: RunSummary) -> None:
         "chips": f"{summary.chips_planned} planned, {made}",
         "failed": failed,
         "failed before": f"{summary.chips_failed_before} chips, {summary.inputs_failed_before} inputs",
+        "left": f"{summary.chips_not_taken} background chips without data, "
+        f"{summary.chips_no_longer_planned} rows nothing asks for any more",
         "masks": ", ".join(f"{count} {verdict}" for verdict, count in summary.masks.items()),
         "partitions": f"{summary.partitions_done} of {summary.partitions}",
         "time": f"{summary.seconds:.1f} s",

@@ -7,12 +7,13 @@ import pyarrow as pa
 import shapely
 from hamilton.function_modifiers import tag
 from numpy.typing import NDArray
+from rasterio.features import rasterize
 
 from dataflows.sam_mask_factory import JudgedMask
 from utils.area import area_fractions
 from utils.geo import reproject
 from utils.radiometry import cloud_fraction
-from utils.types import IGNORE, RasterChip
+from utils.types import IGNORE, ChipGrid, Prompt, RasterChip
 
 
 @tag(stage="samples")
@@ -23,13 +24,17 @@ def vhr_cores(vhr_chips: dict[str, RasterChip], halo_px: int) -> dict[str, Raste
 
 @tag(stage="samples")
 def generated_masks(
-    vhr_cores: dict[str, RasterChip], judged_masks: dict[str, list[JudgedMask]]
+    vhr_cores: dict[str, RasterChip],
+    judged_masks: dict[str, list[JudgedMask]],
+    chip_prompts: dict[str, list[Prompt]],
 ) -> dict[str, NDArray[np.uint8]]:
-    """Mask per chip, uint8 (rows, columns): 0 background, 1 PV, 255 where no data, rejected or under review.
+    """Mask per chip, uint8 (rows, columns): 0 background, 1 PV, 255 ignore.
 
-    Where an accepted mask and another overlap, the accepted one counts.
+    255 is nodata, masks that were rejected or await review, and the ground of their prompts, unless an accepted mask
+    holds the prompt's centre: somebody said there is PV, so it is not taught as background. Where an accepted mask and
+    another overlap, the accepted one counts.
     """
-    return {uuid: _chip_mask(vhr_cores[uuid], judged) for uuid, judged in judged_masks.items()}
+    return {uuid: _chip_mask(vhr_cores[uuid], judged, chip_prompts[uuid]) for uuid, judged in judged_masks.items()}
 
 
 @tag(stage="samples")
@@ -67,7 +72,7 @@ def training_samples(
         if uuid not in generated_masks:
             continue
         row = (
-            {name: planned[name] for name in ("uuid", "split_cell", "split", "partition", "chip_role", "prompt_set")}
+            {name: planned[name] for name in ("uuid", "split_cell", "split", "partition", "chip_role", "input_set")}
             | cells[uuid]
             | {"prompt_geometry": geometry.get(uuid)}
             | _vhr_columns(vhr_cores[uuid], generated_masks[uuid])
@@ -94,16 +99,29 @@ def _core(chip: RasterChip, halo_px: int) -> RasterChip:
     )
 
 
-def _chip_mask(chip: RasterChip, judged: list[JudgedMask]) -> NDArray[np.uint8]:
-    mask = np.zeros((chip.grid.height, chip.grid.width), np.uint8)
-    for found in judged:
-        if found.verdict in ("review", "reject"):
-            mask[found.mask.data] = IGNORE
+def _chip_mask(chip: RasterChip, judged: list[JudgedMask], prompts: list[Prompt]) -> NDArray[np.uint8]:
+    shape = (chip.grid.height, chip.grid.width)
+    accepted, doubtful = np.zeros(shape, bool), np.zeros(shape, bool)
     for found in judged:
         if found.verdict == "accept":
-            mask[found.mask.data] = 1
+            accepted |= found.mask.data
+        elif found.verdict in ("review", "reject"):
+            doubtful |= found.mask.data
+    verdicts = {found.mask.prompt_id: found.verdict for found in judged}
+    for prompt in prompts:
+        if verdicts[prompt.prompt_id] != "accept" and not _holds_centre(accepted, prompt, chip.grid):
+            doubtful |= rasterize([prompt.geometry], out_shape=shape, transform=chip.grid.affine, dtype="uint8") > 0
+    mask = np.where(doubtful, IGNORE, 0).astype(np.uint8)
+    mask[accepted] = 1
     mask[~chip.valid] = IGNORE
     return mask
+
+
+def _holds_centre(accepted: NDArray[np.bool_], prompt: Prompt, grid: ChipGrid) -> bool:
+    centre = prompt.geometry.envelope.centroid
+    column, row = (int(np.floor(value)) for value in ~grid.affine @ (centre.x, centre.y))
+    inside = 0 <= row < grid.height and 0 <= column < grid.width
+    return inside and bool(accepted[row, column])
 
 
 def _prompt_collections(prompts: pa.Table) -> dict[str, bytes]:

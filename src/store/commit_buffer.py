@@ -111,6 +111,7 @@ class CommitBuffer:
             failure.uuid,
             failure.partition,
             failure.input_ids,
+            failure.input_set,
         )
         return str(uuid5(_NAMESPACE, repr(parts)))
 

@@ -16,21 +16,16 @@ from uuid import uuid4
 import pyarrow as pa
 
 from store import lance_io
+from store.fingerprint import digest
 from store.schemas import RUNS, SCHEMA_VERSION, TABLES
 from utils.errors import AegirError, ConfigError
 
 OURS = ("utils", "store", "training", "dataflows")
-_NO_ALGORITHM = {"store.schemas", "store.lance_io", "store.lineage", "utils.errors", "utils.types", *OURS}
+_NO_ALGORITHM = {"store.schemas", "store.lance_io", "store.lineage", "utils.errors", *OURS}
 _PACKAGES = (
     "apache-hamilton", "duckdb", "h3", "lancedb", "numpy", "opencv-python-headless", "pyarrow", "pylance", "pyproj",
     "rasterio", "s2cell", "shapely",
 )  # fmt: skip
-
-
-def digest(value: object) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of ``value`` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache
@@ -52,7 +47,7 @@ def module_code(module: str) -> str:
 def stage_code(modules: tuple[str, ...]) -> dict[str, str]:
     """Module → code hash for ``modules`` and every module of ours that they import, however far down.
 
-    Modules without algorithms (schemas, the write door, errors, type declarations) are left out;
+    Modules without algorithms (schemas, the write door, errors) are left out;
     ``SCHEMA_VERSION`` stands for them.
     """
     found: dict[str, str] = {}
@@ -80,22 +75,6 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = "not installed"
     return versions
-
-
-def checksum(path: str | Path) -> str:
-    """Cheap fingerprint of a local file: its size and its first and last 64 KiB.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    place = Path(path)
-    size = place.stat().st_size
-    hasher = hashlib.sha256(f"{size}".encode())
-    with place.open("rb") as file:
-        hasher.update(file.read(1 << 16))
-        file.seek(max(0, size - (1 << 16)))
-        hasher.update(file.read())
-    return hasher.hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +148,12 @@ def explain(uri: str | Path, uuid: str) -> dict[str, Any]:
             f"{found} of {uri} has an id that begins with {uuid!r}; `python -m store show training_data` lists ids"
         )
     row = rows[0]
-    # a chip and what it rests on are written by one run; rows of earlier runs speak of labels it no longer has
-    exact = f"uuid = '{row['uuid']}' AND run_id = '{_escaped(row['run_id'])}'"
-    prompts = lance_io.scan(uri, "prompts", _columns("prompts", but={"geometry", "label_geometry"}), exact).to_pylist()
-    masks = lance_io.scan(uri, "masks", _columns("masks", but={"mask", "outline", "transform"}), exact).to_pylist()
+    inputs = f"uuid = '{row['uuid']}' AND input_set = '{_escaped(row['input_set'])}'"
+    prompts = lance_io.scan(uri, "prompts", _columns("prompts", but={"geometry", "label_geometry"}), inputs).to_pylist()
+    made = f"uuid = '{row['uuid']}' AND mask_recipe = '{_escaped(row['mask_recipe'])}'"
+    masks = lance_io.scan(uri, "masks", _columns("masks", but={"mask", "outline", "transform"}), made).to_pylist()
+    asked = {prompt["prompt_id"] for prompt in prompts}
+    masks = [mask for mask in masks if mask["prompt_id"] in asked]
     scenes = [*row["vhr_scene_ids"], *row.get("msi_scene_ids", [])]
     where = " OR ".join(f"scene_id = '{_escaped(scene)}'" for scene in scenes)
     known = lance_io.scan(uri, "scenes", ["scene_id", "source", "sensor", "acquired_at", "assets"], where).to_pylist()

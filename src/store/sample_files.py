@@ -19,48 +19,15 @@ import rasterio
 import yaml
 from numpy.typing import NDArray
 
-from store.sample_lake import write_lake
+from store.sample_lake import CATALOG, write_lake
+from store.sample_settings import sample_settings
 from utils import sample
 from utils.errors import ConfigError
-from utils.sample import ACQUISITIONS, EPSG, GENERATOR_VERSION, Acquisition, Landscape, VhrTile, WeakLabels
+from utils.sample import ACQUISITIONS, EPSG, GENERATOR_VERSION, Acquisition, Landscape, SampleSize, VhrTile, WeakLabels
 from utils.types import ChipGrid
 
 MANIFEST = "manifest.json"
-CATALOG = Path("lake/catalog.ducklake")
 _OURS = frozenset({"vhr", "msi", "lake", "truth", "flow.yaml", MANIFEST})
-_FLOW: dict[str, Any] = {
-    "flow": "build",
-    "catalog": str(CATALOG),
-    "labels": [
-        {
-            "table": "pv_labels",
-            "id": "unified_id",
-            "dataset": "dataset_name",
-            "geometry": "geometry",
-            "crs": "EPSG:4326",
-        },
-        {
-            "table": "registry_points",
-            "id": "registry_id",
-            "dataset_name": "registry",
-            "lon": "lon",
-            "lat": "lat",
-            "crs": "EPSG:4326",
-        },
-    ],
-    "snapshot": None,
-    "vhr": {"source": "local", "root": "vhr"},
-    "msi": {"source": "local", "root": "msi"},
-    "vhr_acquired": "latest",
-    "guard_m": 50.0,
-    "min_valid_fraction": 0.1,
-    "truth": "truth/pv.geojson",
-}
-_CELL_LEVELS = {
-    "test": {"partition_level": 15, "split_level": 17},
-    "demo": {"partition_level": 14, "split_level": 14},
-    "flywheel": {"partition_level": 14, "split_level": 15},
-}
 
 
 def _nobody(what: str, done: int, total: int) -> None:
@@ -162,14 +129,18 @@ def write_sample(
         write_lake(staging / CATALOG, landscape, labels, final_folder=(target / CATALOG).parent / "files")
         steps.done("lake")
         _write_truth(staging / "truth", landscape, labels)
-        settings = _FLOW | _CELL_LEVELS[landscape.size.name]
-        (staging / "flow.yaml").write_text(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))
+        _write_settings(staging / "flow.yaml", landscape.size)
         steps.done("truth")
         receipt = _write_manifest(staging, target, landscape, labels, time.perf_counter() - start)
         _publish(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return receipt
+
+
+def _write_settings(path: Path, size: SampleSize) -> None:
+    settings = sample_settings(size)
+    path.write_text(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))
 
 
 @dataclass(kw_only=True)

@@ -9,6 +9,9 @@ from store import ducklake
 from utils import sample
 from utils.sample import Landscape, WeakLabels
 
+CATALOG = Path("lake/catalog.ducklake")
+"""The catalogue's file inside a sample folder."""
+
 FIRST_SNAPSHOT, SECOND_SNAPSHOT = 1, 2
 """Snapshots after the first transaction (all tables) and after the second (labels revised)."""
 

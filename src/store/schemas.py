@@ -143,7 +143,8 @@ def training_data(profile: ChipProfile | None = None) -> pa.Schema:
         _column(
             "generated_mask",
             pa.large_binary(),
-            f"Mask of the VHR chip, raw uint8 of {size}: 0 background, 1 PV, 255 ignore (nodata, rejected, review).",
+            f"Mask of the VHR chip, raw uint8 of {size}: 0 background, 1 PV, 255 ignore: nodata, and masks "
+            "and prompts that were not accepted.",
             axes="row, column",
             crs="vhr_epsg",
             null=True,
@@ -159,7 +160,9 @@ def training_data(profile: ChipProfile | None = None) -> pa.Schema:
         _column("split", pa.string(), "train, val, test, or guard (too near another split to be used)."),
         _column("partition", pa.uint64(), "S2 cell of the unit of work that wrote the row."),
         _column("chip_role", pa.string(), "labelled, background_near or background_far."),
-        _column("prompt_set", pa.string(), "Hash of the prompts on the chip; the row is made again when it changes."),
+        _column(
+            "input_set", pa.string(), "Hash of the chip's prompts and scenes; the row is made again when it changes."
+        ),
         _column("n_prompts", pa.int32(), "Prompts on the chip."),
         _column("n_accepted", pa.int32(), "Prompts whose mask was accepted."),
         _column("n_review", pa.int32(), "Prompts whose mask awaits review (255 in the mask)."),
@@ -231,6 +234,7 @@ PROMPTS = _schema(
         _column("label_geometry", pa.binary(), "WKB label as the lake holds it.", axes="lon, lat", crs=LONLAT),
         _column("margin_share", pa.float32(), "Margin added on each side of a label's box.", unit="share of that side"),
         _column("clipped", pa.bool_(), "Whether the prompt reaches beyond the chip."),
+        _column("input_set", pa.string(), "Inputs of the chip it was a prompt of (training_data.input_set)."),
         _column("label_catalog", pa.string(), "DuckLake catalogue the label was read from."),
         _column("label_table", pa.string(), "Table in the catalogue."),
         _column("label_snapshot", pa.int64(), "Snapshot of the catalogue."),
@@ -255,6 +259,7 @@ SCENES = _schema(
         _column("nodata", pa.float64(), "Nodata value; null when the raster declares none.", null=True),
         _column("cloud_fraction", pa.float32(), "Cloud cover stated by the producer.", unit="fraction 0-1", null=True),
         _column("footprint", pa.binary(), "WKB outline.", axes="lon, lat", crs=LONLAT),
+        _column("checksum", pa.string(), "Fingerprint of the scene's files: sizes, first and last 64 KiB."),
     ],
 )
 
@@ -288,6 +293,7 @@ ERRORS = _schema(
             "partition", pa.uint64(), "S2 cell of the unit of work; null when it failed before partitioning.", null=True
         ),
         _column("uuid", pa.string(), "Chip; null when no single chip failed.", null=True),
+        _column("input_set", pa.string(), "Inputs of that chip (training_data.input_set).", null=True),
         _column("node", pa.string(), "Node that failed."),
         _column("error_type", pa.string(), "Exception class."),
         _column("message", pa.string(), "Exception text."),

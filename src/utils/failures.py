@@ -23,6 +23,8 @@ class Failure:
     """Chip, where a single one failed."""
     partition: int | None = None
     """S2 cell of the unit of work, once there is one."""
+    input_set: str | None = None
+    """Hash of the chip's prompts and scenes, where a single chip failed."""
 
     @classmethod
     def of(
@@ -33,6 +35,7 @@ class Failure:
         input_ids: tuple[str, ...] = (),
         uuid: str | None = None,
         partition: int | None = None,
+        input_set: str | None = None,
     ) -> "Failure":
         """The failure that ``error`` tells of."""
         frames = [f"{frame.name}:{frame.line}" for frame in traceback.extract_tb(error.__traceback__)]
@@ -44,4 +47,5 @@ class Failure:
             input_ids=input_ids,
             uuid=uuid,
             partition=partition,
+            input_set=input_set,
         )

@@ -19,6 +19,7 @@ __all__ = [
     "LONLAT",
     "ChipLattice",
     "crs",
+    "grown_bounds",
     "h3_cells",
     "reproject",
     "reproject_bounds",
@@ -34,6 +35,9 @@ __all__ = [
 
 LONLAT = 4326
 """EPSG code of longitude and latitude in degrees; axes are always lon, lat here."""
+
+_METRES_PER_DEGREE = 110_574.0
+"""Least length of a degree of latitude on WGS 84."""
 
 AnyCRS = str | int | CRS
 Bounds = tuple[float, float, float, float]
@@ -127,6 +131,16 @@ def reproject_bounds(bounds: Bounds, src: AnyCRS, dst: AnyCRS) -> Bounds:
     if not np.isfinite(moved).all():
         raise GeometryError(f"bounds {bounds} in {crs(src).name} have no place in {crs(dst).name}")
     return float(moved[0]), float(moved[1]), float(moved[2]), float(moved[3])
+
+
+def grown_bounds(bounds_lonlat: Bounds, metres: float) -> Bounds:
+    """Bounds in longitude and latitude grown by at least ``metres`` on every side, clipped to the globe."""
+    west, south, east, north = bounds_lonlat
+    up = metres / _METRES_PER_DEGREE
+    south, north = max(-90.0, south - up), min(90.0, north + up)
+    narrow = np.cos(np.radians(max(abs(south), abs(north))))
+    across = 360.0 if narrow < up / 360 else up / narrow
+    return max(-180.0, west - across), south, min(180.0, east + across), north
 
 
 def utm_epsgs(lon: ArrayLike, lat: ArrayLike) -> NDArray[np.int32]:

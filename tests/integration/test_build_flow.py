@@ -209,7 +209,7 @@ def test_interrupt_keeps_finished_partitions_and_the_next_run_goes_on(region, tm
 
 def pixels_of(store):
     table = lance_io.open_table(store, "training_data").to_table(
-        columns=["uuid", "vhr_image_chip", "generated_mask", "msi_image_chip", "msi_mask", "split", "prompt_set"]
+        columns=["uuid", "vhr_image_chip", "generated_mask", "msi_image_chip", "msi_mask", "split", "input_set"]
     )
     images = [
         column.combine_chunks().to_numpy_ndarray() for column in (table["vhr_image_chip"], table["msi_image_chip"])
@@ -219,7 +219,7 @@ def pixels_of(store):
             row["generated_mask"],
             row["msi_mask"],
             row["split"],
-            row["prompt_set"],
+            row["input_set"],
             *(im[i].tobytes() for im in images),
         )
         for i, row in enumerate(table.drop_columns(["vhr_image_chip", "msi_image_chip"]).to_pylist())
@@ -350,7 +350,7 @@ class TestBadInput:
         assert {row["error_type"] for row in found} == {"GeometryError"}
         assert len(found) == len(bad)
         again = drivers.run("build", settings)
-        assert (again.exit_code, again.inputs_failed_before, again.chips_written) == (0, len(bad), 0)
+        assert (again.exit_code, again.inputs_failed_before, again.chips_written) == (3, len(bad), 0)
 
     def test_bowtie_polygon_is_mended(self, region, tmp_path):
         x, y = mini_region.LEFT, mini_region.BOTTOM
@@ -398,7 +398,7 @@ class TestBadInput:
         assert {row["error_type"] for row in found} == {"RasterReadError"}
         assert all("west.tif" in row["message"] for row in found)
         again = drivers.run("build", region.settings)
-        assert (again.chips_failed, again.chips_failed_before, again.exit_code) == (0, summary.chips_failed, 0)
+        assert (again.chips_failed, again.chips_failed_before, again.exit_code) == (0, summary.chips_failed, 3)
         retried = drivers.run("build", region.settings, retry_errors=True)
         assert (retried.chips_failed, retried.exit_code) == (summary.chips_failed, 3)
         assert {row["attempt"] for row in errors_of(region) if row["uuid"]} == {2}

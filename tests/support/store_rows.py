@@ -35,6 +35,14 @@ def rows_for(table: str, count: int = 3, *, first: int = 0, profile: ChipProfile
     return pa.table(columns, schema=schema)
 
 
+def replaced(table: pa.Table, **columns: list[Any]) -> pa.Table:
+    """``table`` with other values in some columns, types as they were."""
+    for name, values in columns.items():
+        field = table.schema.field(name)
+        table = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
+    return table
+
+
 def _column(field: pa.Field, count: int, first: int, profile: ChipProfile, random: np.random.Generator) -> pa.Array:
     kind = field.type
     if isinstance(kind, pa.FixedShapeTensorType):

@@ -18,6 +18,7 @@ from rasterio.warp import transform_geom
 from shapely import Geometry, box, make_valid, segmentize, to_wkb
 from shapely.geometry import mapping, shape
 
+from store.fingerprint import digest, place_checksum
 from store.schemas import SCENES
 from utils.errors import CRSError, ImageryError, RasterReadError
 from utils.types import S2_L2A_BANDS
@@ -255,6 +256,7 @@ def scenes_table(scenes: list[Scene], *, source: str, kind: str) -> pa.Table:
             "nodata": next((a.nodata for a in scene.assets.values() if a.nodata is not None), None),
             "cloud_fraction": scene.cloud_fraction,
             "footprint": to_wkb(scene.footprint),
+            "checksum": digest({href: place_checksum(href) for href in {a.href for a in scene.assets.values()}}),
         }
         for scene in scenes
     ]

@@ -11,7 +11,8 @@ from pyproj import Transformer
 from shapely import Geometry
 
 from utils.sample.features import Landscape
-from utils.sample.scene import cast_shadow, sun_vector
+from utils.sample.polygons import sun_vector
+from utils.sample.scene import cast_shadow
 from utils.sample.spec import ACQUISITIONS, EPSG
 
 if TYPE_CHECKING:

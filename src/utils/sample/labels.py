@@ -62,9 +62,10 @@ def weak_labels(landscape: Landscape) -> WeakLabels:
         hidden = rng.random() < (0.17 if array.epochs[0] else 0.45)
         revealed = rng.random() < (1.0 if park else 0.55)
         rows = [row for row in digitiser.site(members) if _clear_of_the_rim(row, landscape)]
-        if not hidden:
+        # the first site anybody knows of becomes known late, so that the states differ in every region
+        if not hidden and (early or late):
             early += rows
-        elif revealed:
+        elif revealed or not late:
             late += rows
     wrong = round(WRONG_SHARE / (1 - WRONG_SHARE) * len(early))
     early += [row for row in digitiser.wrong(wrong) if _clear_of_the_rim(row, landscape)]

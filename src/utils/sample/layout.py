@@ -17,16 +17,17 @@ from utils.sample.features import (
 )
 from utils.sample.geometry import Cut, Frame, along, inset, meander, subdivide
 from utils.sample.industry import lay_industry, lay_nursery
+from utils.sample.parks import build_park
 from utils.sample.settlement import PAVING, lay_village, park_car
-from utils.sample.solar import build_park, product
+from utils.sample.solar import product
 from utils.sample.spec import SampleSize, sample_size, stream
 from utils.sample.spectra import MATERIALS, mixture, varied
 from utils.sample.texture import Grain
 
 ROAD_WIDTHS_M = (8.5, 8.5, 6.5, 6.5, 5.0)
 """Width of a road by the depth of its cut; deeper cuts are lanes of the last width."""
-PV_SHARES = {"village": 0.46, "farmland": 0.9, "industry": 0.8}
-"""Share of buildings with modules, by kind of district."""
+FARM_PV_SHARE, HALL_PV_SHARE = 0.9, 0.8
+"""Share of farm buildings and of halls with modules."""
 
 
 def make_landscape(size: str | SampleSize, seed: int) -> Landscape:
@@ -53,7 +54,7 @@ def make_landscape(size: str | SampleSize, seed: int) -> Landscape:
     districts, cuts = subdivide(ground, rng, area_m2=spec.district_m2, jitter=0.09, first_turn=0.32)
     _roads(sketch, cuts, seed)
     for number, (district, kind) in enumerate(zip(districts, _kinds(spec, districts, rng), strict=True)):
-        _lay(sketch, kind, inset(district, 6.0), stream(seed, "district", number))
+        _lay(sketch, spec, kind, inset(district, 6.0), stream(seed, "district", number))
     return _finished(sketch, spec, seed)
 
 
@@ -84,13 +85,13 @@ def _kinds(spec: SampleSize, districts: list[Polygon], rng: np.random.Generator)
     return kinds
 
 
-def _lay(sketch: Sketch, kind: str, ground: Polygon, rng: np.random.Generator) -> None:
+def _lay(sketch: Sketch, spec: SampleSize, kind: str, ground: Polygon, rng: np.random.Generator) -> None:
     if ground.is_empty or ground.area < 600:
         return
     if kind == "village":
-        lay_village(sketch, ground, rng, pv_share=PV_SHARES["village"])
+        lay_village(sketch, ground, rng, pv_share=spec.home_pv_share)
     elif kind == "industry":
-        lay_industry(sketch, ground, rng, pv_share=PV_SHARES["industry"])
+        lay_industry(sketch, ground, rng, pv_share=HALL_PV_SHARE)
     elif kind == "nursery":
         lay_nursery(sketch, ground, rng)
     elif kind == "forest":
@@ -100,7 +101,7 @@ def _lay(sketch: Sketch, kind: str, ground: Polygon, rng: np.random.Generator) -
     elif kind == "park":
         _park(sketch, ground, rng)
     else:
-        lay_farmland(sketch, ground, rng, pv_share=PV_SHARES["farmland"])
+        lay_farmland(sketch, ground, rng, pv_share=FARM_PV_SHARE)
 
 
 def _park(sketch: Sketch, ground: Polygon, rng: np.random.Generator) -> None:
@@ -198,7 +199,7 @@ def _cleared(sketch: Sketch) -> NDArray[np.void]:
     solid += [s.outline.buffer(-1.2) for s in sketch.surfaces if s.layer in (Layer.PAVED, Layer.WATER)]
     index = shapely.STRtree(solid)
     points = shapely.points(trees["x"], trees["y"])
-    hit, _ = index.query(points, predicate="dwithin", distance=trees["radius_m"].astype(np.float64) + 0.3)
+    hit, _ = index.query(points, predicate="dwithin", distance=1.25 * trees["radius_m"].astype(np.float64) + 0.3)
     keep = np.ones(len(trees), bool)
     keep[hit] = False
     return trees[keep]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from utils.sample.features import Landscape
 from utils.sample.geometry import blob
 from utils.sample.painting import paint
-from utils.sample.scene import Scene, shadow_reach, sun_vector
+from utils.sample.polygons import shadow_reach, sun_vector
+from utils.sample.scene import Scene
 from utils.sample.spec import SampleSize, stream
 from utils.sample.spectra import DIFFUSE_SHARE, MATERIALS
 from utils.types import S2_L2A_BANDS, ChipGrid

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.sample.scene import RAISED, SHADOW, Scene
+from utils.sample.polygons import RAISED, SHADOW
+from utils.sample.scene import Scene
 
 FIXED_POINT_BITS = 6
 """Sub-pixel bits of the coordinates handed to the polygon filler."""

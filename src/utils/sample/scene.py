@@ -8,40 +8,14 @@ from numpy.typing import NDArray
 from shapely import Geometry, Polygon
 
 from utils.sample.features import Landscape, Layer, Surface
-from utils.sample.spec import Acquisition, stream
-from utils.sample.spectra import MATERIALS, varied
+from utils.sample.polygons import GROUND, RAISED, Polygons, shadow_polygons, shadow_reach, sun_vector
+from utils.sample.spec import Acquisition
 from utils.sample.texture import Grain, ModuleGrid, Stripes
+from utils.sample.trees import tree_polygons
 
-GROUND, SHADOW, RAISED = 0, 1, 2
-"""What a polygon paints: ground that shadows fall on, a shadow, a surface above the shadows."""
 _EXACT = (Layer.ROOF, Layer.ROOF_DETAIL, Layer.ROOF_OBJECT, Layer.MODULES, Layer.MARKING, Layer.LOW, Layer.PAVED)
 _SKY_SHARE = 0.28
 """Share of sky light on a flat surface in the VHR bands; it does not depend on the slope's aspect."""
-_CROWN_VERTICES, _CROWN_SHAPES, _TREE_TINTS = 14, 24, 16
-_CAPS = ((1.0, 0.0, 0.80), (0.74, 0.22, 1.06), (0.4, 0.4, 1.30))
-"""A crown and its two lit caps: scale, shift towards the sun in radii, brightness."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Polygons:
-    """Polygons as one array per attribute; axis 0 of all but ``vertices`` is the polygon."""
-
-    vertices: NDArray[np.float64]
-    """Vertices of all polygons without the closing ones, UTM metres, shape (vertices, 2)."""
-    counts: NDArray[np.int64]
-    """Vertices of each polygon, shape (polygons,)."""
-    order: NDArray[np.int64]
-    """Layer and rank within the layer, shape (polygons, 2)."""
-    ink: NDArray[np.int8]
-    """``GROUND``, ``SHADOW`` or ``RAISED``, shape (polygons,)."""
-    exact: NDArray[np.bool_]
-    """Whether the outline must be true to a fraction of a pixel, shape (polygons,)."""
-    reflectance: NDArray[np.float32]
-    """Apparent reflectance in the 12 bands with the slope's illumination, shape (polygons, 12)."""
-    grain: NDArray[np.float32]
-    """Fine, medium and coarse noise amplitude, shape (polygons, 3)."""
-    surface: NDArray[np.int64]
-    """Position in ``Landscape.surfaces``, -1 for shadows and trees, shape (polygons,)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,13 +46,6 @@ class Scene:
     """Module grids by polygon."""
 
 
-def sun_vector(azimuth_deg: float, elevation_deg: float) -> NDArray[np.float64]:
-    """Unit vector towards the sun: east, north, up."""
-    azimuth, elevation = np.radians(azimuth_deg), np.radians(elevation_deg)
-    horizontal = np.cos(elevation)
-    return np.array([horizontal * np.sin(azimuth), horizontal * np.cos(azimuth), np.sin(elevation)])
-
-
 def illumination(normals: NDArray[np.float64], sun: NDArray[np.float64]) -> NDArray[np.float64]:
     """Irradiance on slopes relative to flat ground: Lambert's cosine for the sun, an isotropic sky for the rest.
 
@@ -88,11 +55,6 @@ def illumination(normals: NDArray[np.float64], sun: NDArray[np.float64]) -> NDAr
     """
     direct = np.maximum(normals @ sun, 0.0) / sun[2]
     return np.asarray((1 - _SKY_SHARE) * direct + _SKY_SHARE * (1 + normals[:, 2]) / 2)
-
-
-def shadow_reach(sun: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where the shadow of a point one metre above flat ground falls, metres east and north."""
-    return np.asarray(-sun[:2] / sun[2])
 
 
 def cast_shadow(outline: Polygon, height_m: float, sun: NDArray[np.float64]) -> Polygon:
@@ -114,7 +76,7 @@ def compile_scene(landscape: Landscape, acquisition: Acquisition, sun_deg: tuple
     surfaces = [landscape.surfaces[i] for i in there]
     parts = [_surfaces(surfaces, there, sun), _cast_shadows(surfaces, there, sun)]
     if len(landscape.trees):
-        parts += _trees(landscape, sun)
+        parts += tree_polygons(landscape, sun)
     return _in_painting_order(parts, landscape, acquisition)
 
 
@@ -147,20 +109,6 @@ def _amplitudes(grain: Grain) -> tuple[float, float, float]:
     return grain.fine, grain.medium, grain.coarse
 
 
-def _shadows(vertices: NDArray[np.float64], counts: NDArray[np.int64], order: NDArray[np.int64]) -> Polygons:
-    n = len(counts)
-    return Polygons(
-        vertices=vertices,
-        counts=counts,
-        order=order,
-        ink=np.full(n, SHADOW, np.int8),
-        exact=np.zeros(n, np.bool_),
-        reflectance=np.zeros((n, 12), np.float32),
-        grain=np.zeros((n, 3), np.float32),
-        surface=np.full(n, -1, np.int64),
-    )
-
-
 def _shadow_layer(layer: Layer) -> Layer:
     if layer == Layer.ROOF_OBJECT:
         return Layer.ROOF_SHADOW
@@ -172,50 +120,7 @@ def _cast_shadows(surfaces: list[Surface], numbers: list[int], sun: NDArray[np.f
     hulls: list[Geometry] = [cast_shadow(surface.outline, surface.height_m, sun) for _, surface in tall]
     vertices, counts = _rings(hulls)
     order = np.array([(_shadow_layer(surface.layer), n) for n, surface in tall], np.int64)
-    return _shadows(vertices, counts, order)
-
-
-def _trees(landscape: Landscape, sun: NDArray[np.float64]) -> list[Polygons]:
-    """Every tree as a shadow, a crown and two lit caps towards the sun; taller crowns stand over lower ones."""
-    rng = stream(landscape.seed, "trees")
-    trees = landscape.trees[np.argsort(landscape.trees["height_m"], kind="stable")]
-    n = len(trees)
-    angle = np.linspace(0, 2 * np.pi, _CROWN_VERTICES, endpoint=False)
-    rough = 1 + rng.uniform(-0.2, 0.2, (_CROWN_SHAPES, _CROWN_VERTICES))
-    reach = rough[rng.integers(_CROWN_SHAPES, size=n)] * trees["radius_m"][:, None]
-    crown = np.stack([reach * np.cos(angle), reach * np.sin(angle)], axis=-1)
-    centre = np.column_stack([trees["x"], trees["y"]])[:, None]
-    away = shadow_reach(sun)
-    ahead = (np.column_stack([np.cos(angle), np.sin(angle)]) @ away > 0)[None, :, None]
-    tip = away * (0.8 * trees["height_m"][:, None, None].astype(np.float64))
-    counts = np.full(n, _CROWN_VERTICES)
-    rank = np.arange(n) * len(_CAPS)
-    shadows = _shadows(
-        (centre + crown + np.where(ahead, tip, 0.0)).reshape(-1, 2),
-        counts,
-        np.column_stack([np.full(n, Layer.SHADOW), len(landscape.surfaces) + rank]),
-    )
-    tints = {kind: np.array([varied(MATERIALS[kind], rng, gain=0.2, tint=0.07) for _ in range(_TREE_TINTS)])
-             for kind in ("broadleaf", "conifer")}  # fmt: skip
-    tint = rng.integers(_TREE_TINTS, size=n)
-    spectra = np.where(trees["conifer"][:, None], tints["conifer"][tint], tints["broadleaf"][tint])
-    towards = sun[:2] / np.hypot(sun[0], sun[1])
-    radius = trees["radius_m"][:, None, None].astype(np.float64)
-    caps = []
-    for number, (scale, shift, gain) in enumerate(_CAPS):
-        caps.append(
-            Polygons(
-                vertices=(centre + scale * crown + shift * radius * towards).reshape(-1, 2),
-                counts=counts,
-                order=np.column_stack([np.full(n, Layer.CANOPY), len(landscape.surfaces) + rank + number]),
-                ink=np.full(n, RAISED, np.int8),
-                exact=np.zeros(n, np.bool_),
-                reflectance=(spectra * np.float32(gain)).astype(np.float32),
-                grain=np.tile(np.array([0.15, 0.14, 0.0], np.float32), (n, 1)),
-                surface=np.full(n, -1, np.int64),
-            )
-        )
-    return [shadows, *caps]
+    return shadow_polygons(vertices, counts, order)
 
 
 def _in_painting_order(parts: list[Polygons], landscape: Landscape, acquisition: Acquisition) -> Scene:

@@ -110,6 +110,12 @@ class SampleSize:
     """Around how many places the villages gather."""
     has_river: bool
     """Whether a river crosses the region."""
+    home_pv_share: float
+    """Share of village houses with modules, before their roof is looked at."""
+    partition_level: int
+    """S2 level of the build flow's partitions."""
+    split_level: int
+    """S2 level of the cells that are split into train, val and test."""
 
     @property
     def tile_m(self) -> float:
@@ -141,10 +147,13 @@ SIZES = {
             name="test",
             tiles=2,
             tile_px=600,
-            district_m2=14_000.0,
+            district_m2=11_000.0,
             districts=(("village", 5), ("industry", 1), ("park", 1), ("nursery", 1), ("lake", 1)),
             village_centres=1,
             has_river=False,
+            home_pv_share=0.85,
+            partition_level=15,
+            split_level=17,
         ),
         SampleSize(
             name="demo",
@@ -154,6 +163,9 @@ SIZES = {
             districts=(("village", 8), ("industry", 3), ("park", 2), ("nursery", 2), ("forest", 2), ("lake", 1)),
             village_centres=2,
             has_river=True,
+            home_pv_share=0.46,
+            partition_level=14,
+            split_level=14,
         ),
         SampleSize(
             name="flywheel",
@@ -163,6 +175,9 @@ SIZES = {
             districts=(("village", 40), ("industry", 10), ("park", 7), ("nursery", 7), ("forest", 8), ("lake", 2)),
             village_centres=7,
             has_river=True,
+            home_pv_share=0.46,
+            partition_level=14,
+            split_level=15,
         ),
     )
 }

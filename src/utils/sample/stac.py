@@ -102,30 +102,25 @@ def vhr_item(size: SampleSize, seed: int, acquisition: Acquisition, tile: VhrTil
     return _item(name, tile.grid, acquisition.vhr_time, properties, {"visual": asset})
 
 
+def _band_asset(size: SampleSize, acquisition: Acquisition, band: str) -> dict[str, Any]:
+    common_name, wavelength = _WAVELENGTHS[band]
+    gsd_m = BAND_GSD_M[band]
+    scaling = {"scale": BOA_SCALE, "offset": -acquisition.boa_offset_dn * BOA_SCALE}
+    return {
+        "href": f"./{band}.tif",
+        "type": _COG,
+        "roles": ["data", "reflectance"],
+        "gsd": gsd_m,
+        "eo:bands": [{"name": band, "common_name": common_name, "center_wavelength": wavelength}],
+        "raster:bands": [{"nodata": 0, "data_type": "uint16", "spatial_resolution": gsd_m, **scaling}],
+        **_placed(msi_grid(size, gsd_m, EPSG)),
+    }
+
+
 def msi_item(size: SampleSize, acquisition: Acquisition, scene: MsiScene) -> dict[str, Any]:
     """STAC item of one multispectral scene."""
     azimuth, elevation = acquisition.msi_sun_deg
-    offset = -acquisition.boa_offset_dn * BOA_SCALE
-    assets: dict[str, Any] = {}
-    for band, gsd_m in BAND_GSD_M.items():
-        common_name, wavelength = _WAVELENGTHS[band]
-        assets[band] = {
-            "href": f"./{band}.tif",
-            "type": _COG,
-            "roles": ["data", "reflectance"],
-            "gsd": gsd_m,
-            "eo:bands": [{"name": band, "common_name": common_name, "center_wavelength": wavelength}],
-            "raster:bands": [
-                {
-                    "nodata": 0,
-                    "data_type": "uint16",
-                    "spatial_resolution": gsd_m,
-                    "scale": BOA_SCALE,
-                    "offset": offset,
-                }
-            ],
-            **_placed(msi_grid(size, gsd_m, EPSG)),
-        }
+    assets = {band: _band_asset(size, acquisition, band) for band in BAND_GSD_M}
     assets["SCL"] = {
         "href": "./SCL.tif",
         "type": _COG,

@@ -11,18 +11,29 @@ from store import ducklake
 from utils.errors import CatalogEmptyError, CatalogNotFoundError, LabelTableError
 
 
-@pytest.fixture
-def lake(tmp_path):
+def made(root):
     """A catalogue with a table of three rows, each in its own snapshot."""
-    catalog = tmp_path / "region" / "labels.ducklake"
+    catalog = root / "region" / "labels.ducklake"
     catalog.parent.mkdir()
-    with ducklake.connect(catalog, data_path=tmp_path / "region" / "files", create=True) as connection:
+    with ducklake.connect(catalog, data_path=root / "region" / "files", create=True) as connection:
         connection.execute("CALL lake.set_option('data_inlining_row_limit', 0)")
         connection.execute("CREATE TABLE lake.pv (id INTEGER)")
         for number in (1, 2, 3):
             connection.execute("INSERT INTO lake.pv VALUES (?)", [number])
-    assert list((tmp_path / "region" / "files").rglob("*.parquet"))
+    assert list((root / "region" / "files").rglob("*.parquet"))
     return catalog
+
+
+@pytest.fixture
+def lake(tmp_path):
+    """A catalogue to change."""
+    return made(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A catalogue to read."""
+    return made(tmp_path_factory.mktemp("shared"))
 
 
 def ids(connection, snapshot=None):
@@ -38,8 +49,8 @@ def test_quoted(name, wanted):
     assert ducklake.quoted(name) == wanted
 
 
-def test_a_pinned_snapshot_does_not_see_later_rows(lake):
-    with ducklake.connect(lake) as connection:
+def test_a_pinned_snapshot_does_not_see_later_rows(shared):
+    with ducklake.connect(shared) as connection:
         newest = ducklake.latest_snapshot(connection)
         assert ids(connection) == ids(connection, newest) == [1, 2, 3]
         assert ids(connection, newest - 1) == [1, 2]
@@ -57,27 +68,27 @@ def test_a_new_snapshot_is_the_latest(lake):
         assert ids(connection, before) == [1, 2, 3]
 
 
-def test_reading_cannot_change_the_catalogue(lake):
-    content = lake.read_bytes()
-    with ducklake.connect(lake) as connection:
+def test_reading_cannot_change_the_catalogue(shared):
+    content = shared.read_bytes()
+    with ducklake.connect(shared) as connection:
         for statement in ("INSERT INTO lake.pv VALUES (9)", "DROP TABLE lake.pv", "CREATE TABLE lake.more (id INT)"):
             with pytest.raises(duckdb.Error, match=r"(?i)read.only"):
                 connection.execute(statement)
-    assert lake.read_bytes() == content
+    assert shared.read_bytes() == content
 
 
-def test_two_readers_at_once(lake):
-    with ducklake.connect(lake) as first, ducklake.connect(lake) as second:
+def test_two_readers_at_once(shared):
+    with ducklake.connect(shared) as first, ducklake.connect(shared) as second:
         assert ids(first) == ids(second) == [1, 2, 3]
 
 
-def test_a_reader_in_another_process(lake):
+def test_a_reader_in_another_process(shared):
     script = (
         "import sys; from store import ducklake\n"
         "with ducklake.connect(sys.argv[1]) as c: print(ducklake.query(c, 'SELECT count(*) n FROM lake.pv')['n'][0])"
     )
-    with ducklake.connect(lake) as connection:
-        found = subprocess.run([sys.executable, "-c", script, str(lake)], capture_output=True, text=True, check=True)
+    with ducklake.connect(shared) as connection:
+        found = subprocess.run([sys.executable, "-c", script, str(shared)], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "3"
         assert ids(connection) == [1, 2, 3]
 
@@ -90,8 +101,8 @@ def test_a_moved_region_finds_its_files_beside_the_catalogue(lake, tmp_path):
         assert ids(connection, ducklake.latest_snapshot(connection) - 1) == [1, 2]
 
 
-def test_files_that_stayed_are_read_where_they_are(lake, tmp_path):
-    shutil.copy(lake, tmp_path / "copy.ducklake")
+def test_files_that_stayed_are_read_where_they_are(shared, tmp_path):
+    shutil.copy(shared, tmp_path / "copy.ducklake")
     with ducklake.connect(tmp_path / "copy.ducklake") as connection:
         assert ids(connection) == [1, 2, 3]
 
@@ -103,7 +114,7 @@ def test_the_data_folder_can_be_named(lake, tmp_path):
 
 
 def test_odd_places(tmp_path):
-    catalog = tmp_path / "it's a \"lake\"; really" / "über labels.ducklake"
+    catalog = tmp_path / 'it\'s a "lake"; really' / "über labels.ducklake"
     catalog.parent.mkdir()
     with ducklake.connect(catalog, data_path=catalog.parent / "fi'les", create=True) as connection:
         connection.execute("CREATE TABLE lake.pv AS SELECT 5 AS id")
@@ -138,8 +149,8 @@ def test_a_catalogue_without_tables_is_empty(tmp_path):
         ducklake.latest_snapshot(connection)
 
 
-def test_unknown_tables_and_snapshots_list_what_there_is(lake):
-    with ducklake.connect(lake) as connection:
+def test_unknown_tables_and_snapshots_list_what_there_is(shared):
+    with ducklake.connect(shared) as connection:
         newest = ducklake.latest_snapshot(connection)
         for table, snapshot in (("vp", newest), ("other.pv", newest), ("pv", 99), ('pv"; DROP TABLE pv; --', newest)):
             with pytest.raises(LabelTableError, match="it has: pv"):
@@ -158,7 +169,7 @@ def test_tables_of_a_schema_are_listed_under_their_full_name(lake):
             ducklake.table_columns(connection, "roofs", newest)
 
 
-def test_times_come_back_in_utc(lake):
-    with ducklake.connect(lake) as connection:
+def test_times_come_back_in_utc(shared):
+    with ducklake.connect(shared) as connection:
         [row] = ducklake.query(connection, "SELECT TIMESTAMPTZ '2023-06-14 12:00:00+02' AS t").to_pylist()
     assert row["t"].isoformat() == "2023-06-14T10:00:00+00:00"

@@ -1,0 +1,190 @@
+"""What waits, in which order it is written, and what a crash between two tables leaves behind."""
+
+import pytest
+
+from store import lance_io
+from store.commit_buffer import CommitBuffer
+from support.store_rows import HIGH, SMALL, replaced, rows_for
+from utils.errors import SchemaError, StoreError
+from utils.failures import Failure
+
+ORDER = ["errors", "prompts", "masks", "training_data"]
+
+
+def buffer(place, *, run_id="run", build_config="settings", commit_every=2):
+    return CommitBuffer(place, SMALL, run_id=run_id, build_config=build_config, commit_every=commit_every)
+
+
+def failure(node="read", **changes):
+    known = {"node": node, "error_type": "RasterReadError", "message": "broken", "traceback_hash": "0"}
+    return Failure(**(known | changes))
+
+
+def part(first, count=2):
+    names = {"samples": "training_data", "masks": "masks", "prompts": "prompts"}
+    return {key: rows_for(table, count, first=first) for key, table in names.items()}
+
+
+def counts(place):
+    return {name: lance_io.open_table(place, name).count_rows() for name in lance_io.table_names(place)}
+
+
+def errors(place):
+    columns = ["node", "uuid", "partition", "attempt", "run_id", "message", "input_ids"]
+    return sorted(lance_io.scan(place, "errors", columns).to_pylist(), key=lambda row: (row["node"], row["uuid"] or ""))
+
+
+@pytest.fixture
+def writes(monkeypatch):
+    """Names of tables in the order they are written; a name in ``broken`` fails."""
+    done, broken, write = [], set(), lance_io.write
+
+    def recorded(uri, name, data, **options):
+        if name in broken:
+            raise StoreError(f"{name}: the disk is full")
+        done.append(name)
+        return write(uri, name, data, **options)
+
+    monkeypatch.setattr(lance_io, "write", recorded)
+    return type("Writes", (), {"done": done, "broken": broken})
+
+
+def test_nothing_is_written_before_a_flush(tmp_path):
+    waiting = buffer(tmp_path)
+    waiting.add(partition=1, **part(0), failures=[failure()])
+    assert counts(tmp_path) == {}
+    assert not waiting.full
+    waiting.add(partition=2, **part(2), failures=[])
+    assert waiting.full
+    waiting.flush()
+    assert counts(tmp_path) == {"errors": 1, "masks": 4, "prompts": 4, "training_data": 4}
+    assert waiting.written == 4
+    assert not waiting.full
+
+
+def test_a_chip_is_written_after_all_it_rests_on(tmp_path, writes):
+    waiting = buffer(tmp_path)
+    waiting.add(partition=1, **part(0), failures=[failure()])
+    waiting.flush()
+    assert writes.done == ORDER
+
+
+@pytest.mark.parametrize("table", ORDER)
+def test_a_crash_before_any_table_leaves_no_chip_without_its_masks(tmp_path, writes, table):
+    writes.broken.add(table)
+    waiting = buffer(tmp_path)
+    waiting.add(partition=1, **part(0), failures=[failure(uuid="x")])
+    with pytest.raises(StoreError, match="disk is full"):
+        waiting.flush()
+    assert "training_data" not in counts(tmp_path)
+    assert writes.done == ORDER[: ORDER.index(table)]
+    writes.broken.clear()
+    again = buffer(tmp_path, run_id="next")
+    again.add(partition=1, **part(0), failures=[failure(uuid="x")])
+    again.flush()
+    assert counts(tmp_path) == {"errors": 1, "masks": 2, "prompts": 2, "training_data": 2}
+    assert [row["attempt"] for row in errors(tmp_path)] == [1 if table == "errors" else 2]
+
+
+@pytest.mark.parametrize("table", ORDER)
+def test_a_second_flush_after_a_failed_one_writes_the_rest_once(tmp_path, writes, table):
+    writes.broken.add(table)
+    waiting = buffer(tmp_path)
+    waiting.add(partition=1, **part(0), failures=[failure(uuid="x")])
+    with pytest.raises(StoreError):
+        waiting.flush()
+    writes.broken.clear()
+    waiting.flush()
+    assert writes.done == ORDER
+    assert counts(tmp_path) == {"errors": 1, "masks": 2, "prompts": 2, "training_data": 2}
+    assert (waiting.written, errors(tmp_path)[0]["attempt"]) == (2, 1)
+
+
+def test_rows_of_another_profile_are_refused_and_no_chip_is_written(tmp_path):
+    waiting = buffer(tmp_path)
+    rows = part(0)
+    waiting.add(partition=1, **rows | {"masks": replaced(rows["masks"], mask=[b"short", None])}, failures=[])
+    with pytest.raises(SchemaError, match="masks have"):
+        waiting.flush()
+    assert "training_data" not in counts(tmp_path)
+
+
+def test_an_empty_flush_does_nothing(tmp_path, writes):
+    buffer(tmp_path).flush()
+    assert writes.done == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_partition_without_chips_is_no_harm(tmp_path):
+    waiting = buffer(tmp_path, commit_every=1)
+    waiting.add(partition=1, **part(0, count=0), failures=[failure(uuid="x")])
+    assert waiting.full
+    waiting.flush()
+    assert counts(tmp_path)["errors"] == 1
+    assert waiting.written == 0
+
+
+class TestAttempts:
+    """How often a failure was met, and which failures are one."""
+
+    def meet(self, place, *failures, **options):
+        waiting = buffer(place, **options)
+        waiting.fail(failures)
+        waiting.flush()
+
+    def test_every_run_counts_once(self, tmp_path):
+        for number in (1, 2, 3):
+            self.meet(tmp_path, failure(uuid="x"), run_id=f"run {number}")
+            [row] = errors(tmp_path)
+            assert (row["attempt"], row["run_id"]) == (number, f"run {number}")
+
+    def test_a_failure_met_twice_in_one_run_is_one_attempt(self, tmp_path):
+        self.meet(tmp_path, failure(uuid="x", message="first"), failure(uuid="x", message="second"))
+        [row] = errors(tmp_path)
+        assert (row["attempt"], row["message"]) == (1, "second")
+
+    def test_two_flushes_of_one_run_are_one_attempt(self, tmp_path):
+        waiting = buffer(tmp_path)
+        for _ in range(2):
+            waiting.fail([failure(uuid="x")])
+            waiting.flush()
+        assert errors(tmp_path)[0]["attempt"] == 1
+
+    def test_what_differs_is_another_failure(self, tmp_path):
+        self.meet(
+            tmp_path,
+            failure(),
+            failure(uuid="a"),
+            failure(uuid="b"),
+            failure(node="mask"),
+            failure(error_type="BandError"),
+            failure(partition=HIGH),
+            failure(input_ids=("s",)),
+            failure(input_ids=("s", "t")),
+            failure(message="worded otherwise"),
+        )
+        assert len(errors(tmp_path)) == 8
+        self.meet(tmp_path, failure(), build_config="other settings")
+        assert len(errors(tmp_path)) == 9
+
+    def test_the_partition_is_filled_in_where_the_failure_has_none(self, tmp_path):
+        waiting = buffer(tmp_path)
+        waiting.add(partition=HIGH, **part(0), failures=[failure(uuid="a"), failure(uuid="b", partition=5)])
+        waiting.flush()
+        assert [row["partition"] for row in errors(tmp_path)] == [HIGH, 5]
+
+    def test_known_failures_are_those_of_the_same_settings(self, tmp_path):
+        old, new = failure(uuid="it's old"), failure(uuid="new")
+        assert buffer(tmp_path).known([old, new]) == [False, False]
+        self.meet(tmp_path, old)
+        assert buffer(tmp_path).known([new, old, old]) == [False, True, True]
+        assert buffer(tmp_path, build_config="other").known([old]) == [False]
+        assert buffer(tmp_path).known([]) == []
+
+    def test_ten_thousand_refused_labels(self, tmp_path):
+        refused = [failure(input_ids=(f"pv/{number}",)) for number in range(10_000)]
+        self.meet(tmp_path, *refused)
+        assert all(buffer(tmp_path).known(refused))
+        self.meet(tmp_path, *refused[:5000])
+        found = lance_io.scan(tmp_path, "errors", ["attempt"])["attempt"].value_counts().to_pylist()
+        assert sorted((row["values"], row["counts"]) for row in found) == [(1, 5000), (2, 5000)]

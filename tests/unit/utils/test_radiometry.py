@@ -1,0 +1,58 @@
+"""Reflectance on one scale whatever the processing baseline, and clouds by class."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from utils.radiometry import CLOUDY_SCL, cloud_fraction, harmonised
+
+NUMBERS = hnp.arrays(np.uint16, (4, 5), elements=st.integers(0, 65_535))
+FLAGS = hnp.arrays(np.bool_, (4, 5))
+
+
+@given(numbers=NUMBERS, valid=FLAGS)
+def test_the_baseline_offset_is_a_shift_of_1000(numbers, valid):
+    """Digital numbers and reflectance × 10000 differ by whole numbers, so the result is exact."""
+    found = harmonised(numbers, valid, scale=1e-4, offset=-0.1)
+    wanted = np.where(valid, np.maximum(numbers.astype(int) - 1000, 1), 0)
+    np.testing.assert_array_equal(found, wanted)
+    assert found.dtype == np.uint16
+
+
+@given(numbers=NUMBERS, valid=FLAGS)
+def test_without_offset_valid_numbers_are_kept(numbers, valid):
+    found = harmonised(numbers, valid, scale=1e-4, offset=0)
+    np.testing.assert_array_equal(found, np.where(valid, np.maximum(numbers, 1), 0))
+    np.testing.assert_array_equal(found > 0, valid)
+
+
+@pytest.mark.parametrize(
+    ("number", "scale", "offset", "wanted"),
+    [(250, 4e-3, 0.0, 10_000), (2, 0.5, 0.0, 10_000), (65_535, 1e-3, 0.0, 65_535), (0, 1e-4, -0.1, 1), (3, 5e-5, 0, 2)],
+)
+def test_scales_and_limits(number, scale, offset, wanted):
+    one = harmonised(np.array([[number]], np.uint16), np.array([[True]]), scale=scale, offset=offset)
+    assert one.item() == wanted
+
+
+def test_reflectance_stored_as_fractions_keeps_its_digits():
+    given_as = np.array([[0.1234, 0.0, 1.2]], np.float32)
+    assert harmonised(given_as, given_as > 0, scale=1.0, offset=0.0).tolist() == [[1234, 0, 12_000]]
+
+
+def test_clouds_are_counted_among_classified_pixels():
+    """Four of eight pixels are cloud or its shadow; two are not classified."""
+    scl = np.array([[0, 0, 4, 5, 3, 8], [9, 10, 2, 11, 4, 0]], np.uint8)
+    assert cloud_fraction(scl) == pytest.approx(4 / 9)
+    assert set(CLOUDY_SCL) == {3, 8, 9, 10}
+
+
+@pytest.mark.parametrize(("code", "wanted"), [(4, 0.0), (6, 0.0), (11, 0.0), (3, 1.0), (8, 1.0), (9, 1.0), (10, 1.0)])
+def test_one_class_alone(code, wanted):
+    assert cloud_fraction(np.full((3, 3), code, np.uint8)) == wanted
+
+
+def test_an_unclassified_chip_counts_as_cloud():
+    assert cloud_fraction(np.zeros((3, 3), np.uint8)) == 1.0
