@@ -1,6 +1,7 @@
 # `make demo` and `make test` set up all they need; everything lives in .venv.
 SHELL := /bin/bash
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	$$name -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { command -v $$name; break; }; done)
 BIN := .venv/bin
 export HAMILTON_AUTOLOAD_EXTENSIONS := 0
 
@@ -17,8 +18,7 @@ help:
 	@echo "make clean      remove what the demo generated and the caches"
 
 define install
-	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 with venv is needed; name one with make PYTHON=/path/to/python"; exit 1; }
 	@if command -v uv >/dev/null; then \
 		uv=uv; uv venv --quiet --allow-existing --python $(PYTHON) .venv; \
 	else \

@@ -15,7 +15,7 @@ from dataflows._chips import lattice_of
 from dataflows._coverage import SceneCoverage
 from store import lance_io
 from store.fingerprint import digest
-from utils.errors import AegirError, ConfigError, LabelsOutsideImageryError, NoImageryError
+from utils.errors import AegirError, ConfigError, GeometryError, LabelsOutsideImageryError, NoImageryError
 from utils.failures import Failure
 from utils.geo import CHIP_NAMESPACE, reproject, reproject_points, s2_cell_polygon, s2_cells, s2_parents, utm_epsg
 from utils.prompts import prompt_geometry
@@ -70,7 +70,12 @@ PROMPT_PLAN = pa.schema(
 @tag(stage="plan")
 @extract_fields({"label_chips": dict[Position, list[dict[str, Any]]], "placement_failures": list[Failure]})
 def label_placement(
-    labels: pa.Table, chip_profile: ChipProfile, margin_share: float, point_box_m: float, min_overlap: float
+    labels: pa.Table,
+    chip_profile: ChipProfile,
+    margin_share: float,
+    point_box_m: float,
+    min_overlap: float,
+    max_label_m: float,
 ) -> dict[str, Any]:
     """Lattice position → labels on it, with prompt geometry in the zone's CRS and whether they make the chip labelled.
 
@@ -81,7 +86,7 @@ def label_placement(
     failures: list[Failure] = []
     for row in labels.to_pylist():
         try:
-            placed = _placed(row, chip_profile, margin_share, point_box_m, min_overlap)
+            placed = _placed(row, chip_profile, margin_share, point_box_m, min_overlap, max_label_m)
         except AegirError as error:
             failures.append(Failure.of("label_placement", error, input_ids=(row["label_id"],)))
             continue
@@ -91,13 +96,24 @@ def label_placement(
 
 
 def _placed(
-    row: dict[str, Any], profile: ChipProfile, margin_share: float, point_box_m: float, min_overlap: float
+    row: dict[str, Any],
+    profile: ChipProfile,
+    margin_share: float,
+    point_box_m: float,
+    min_overlap: float,
+    max_label_m: float,
 ) -> list[tuple[Position, dict[str, Any]]]:
     """One label on every lattice position it touches."""
     lonlat = shapely.from_wkb(row["geometry"])
     centre = lonlat.envelope.centroid
     epsg = utm_epsg(centre.x, centre.y)
     label = reproject(lonlat, 4326, epsg)
+    west, south, east, north = label.bounds
+    if max(east - west, north - south) > max_label_m:
+        raise GeometryError(
+            f"the label is {max(east - west, north - south):.0f} m across, `max_label_m` is {max_label_m:.0f} m; "
+            "split it in the lake, or raise the setting"
+        )
     prompt = prompt_geometry(label, row["kind"], margin_share=margin_share, point_box_m=point_box_m)
     lattice = lattice_of(epsg, profile)
     entry = row | {"utm_geometry": shapely.to_wkb(prompt), "prompt": reproject(prompt, epsg, 4326)}
@@ -142,7 +158,10 @@ def labelled_coverage(
         Failure.of(
             "labelled_coverage",
             NoImageryError(f"chip {position} has labels and {reason}"),
-            input_ids=tuple(sorted(label["label_id"] for label in label_chips[position])),
+            input_ids=(
+                "chip {} {} {}".format(*position),
+                *sorted(label["label_id"] for label in label_chips[position]),
+            ),
         )
         for position, reason in refused.items()
     ]

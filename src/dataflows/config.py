@@ -17,7 +17,7 @@ from utils.types import S2_L2A_BANDS, ChipProfile
 
 _NOT_IN_ROWS = {
     "store", "catalog", "snapshot", "labels", "vhr", "msi", "vhr_acquired", "aoi_bbox_lonlat", "truth", "commit_every",
-    "background_near_ratio", "background_far_ratio",
+    "background_near_ratio", "background_far_ratio", "max_label_m",
 }  # fmt: skip
 _PATHS = ("catalog", "truth")
 
@@ -68,6 +68,8 @@ class BuildConfig:
     """Side of the search box around a point label, metres."""
     min_overlap: float = 0.1
     """A label makes a chip labelled when at least this share of the label, or of the chip, lies on it."""
+    max_label_m: float = 5000.0
+    """Labels larger than this are errors, metres."""
     background_near_ratio: float = 0.3
     """Background chips beside a labelled one, per labelled chip."""
     background_far_ratio: float = 0.3
@@ -93,7 +95,7 @@ class BuildConfig:
         self._check_places()
 
     def _check_ranges(self) -> None:
-        positive = ("chip_px", "gsd_m", "msi_px", "point_box_m", "commit_every")
+        positive = ("chip_px", "gsd_m", "msi_px", "point_box_m", "max_label_m", "commit_every")
         shares = ("min_valid_fraction", "min_overlap")
         problems = [f"{name} must be above 0" for name in positive if not getattr(self, name) > 0]
         problems += [f"{name} must lie in 0 to 1" for name in shares if not 0 <= getattr(self, name) <= 1]
@@ -248,7 +250,7 @@ def load(path: str | Path, **changes: Any) -> BuildConfig:
     for name in ("vhr", "msi"):
         if isinstance(values.get(name), dict) and "root" in values[name]:
             values[name] = {**values[name], "root": _beside(file, values[name]["root"])}
-    if store := os.environ.get("AEGIR_STORE"):
+    if "store" not in values and (store := os.environ.get("AEGIR_STORE")):
         values["store"] = store
     return from_mapping(values | {k: v for k, v in changes.items() if v is not None})
 

@@ -9,7 +9,7 @@ from hamilton.function_modifiers import dataloader, extract_fields, tag
 
 from store import ducklake
 from store.ducklake_labels import LabelTable, read_labels
-from utils.errors import AegirError, GeometryError, LabelError
+from utils.errors import AegirError, GeometryError, LabelError, LabelTableError
 from utils.failures import Failure
 from utils.geo import grown_bounds, reproject
 from utils.prompts import label_kind
@@ -35,9 +35,12 @@ def label_snapshot(catalog: str, snapshot: int | None) -> tuple[int, dict[str, A
     Raises:
         CatalogNotFoundError: there is no catalogue.
         CatalogEmptyError: it has no snapshot with data.
+        LabelTableError: the pinned snapshot does not exist.
     """
     with ducklake.connect(catalog) as connection:
         newest = ducklake.latest_snapshot(connection)
+    if snapshot is not None and not 1 <= snapshot <= newest:
+        raise LabelTableError(f"{catalog} has snapshots 1 to {newest}, the settings pin {snapshot}")
     return (newest if snapshot is None else snapshot), {"catalog": catalog, "newest": newest}
 
 
@@ -88,6 +91,8 @@ def label_check(lake_labels: pa.Table, label_bbox_lonlat: list[float] | None) ->
     for row in lake_labels.to_pylist():
         label_id = f"{row['dataset'] or row['label_table']}/{row['label_id']}"
         try:
+            if row["label_id"] is None:
+                raise LabelError("the label has no id; ids are what masks are traced back by")
             kind, geometry = _usable(row)
             if label_id in seen:
                 raise LabelError(f"label id {label_id} is used twice; ids are unique within a dataset")

@@ -100,7 +100,7 @@ class RunSummary:
     chips_written: int = 0
     """Rows committed to ``training_data``."""
     chips_failed: int = 0
-    """Chips that failed in this run."""
+    """Chips that failed in this run, those of failed partitions among them."""
     partitions: int = 0
     """Partitions this run set out to do."""
     partitions_done: int = 0
@@ -120,8 +120,8 @@ class RunSummary:
 
     @property
     def failed(self) -> int:
-        """Everything that failed in this run."""
-        return self.chips_failed + self.partitions_failed + self.inputs_failed
+        """Chips and inputs that failed in this run."""
+        return self.chips_failed + self.inputs_failed
 
     @property
     def exit_code(self) -> int:
@@ -210,8 +210,8 @@ def run_build(
     summary = _started(config, build, run, new_failures=len(news))
     report(summary)
     if build.partitions or news:
-        run.record(config.store, "running")
         _record_plan(config, build)
+        run.record(config.store, "running")
         buffer.fail(news)
         try:
             _run_partitions(driver, build, _provenance(config, build, run), buffer, summary, report)
@@ -298,6 +298,7 @@ def _run_partitions(
         except Exception as error:  # noqa: BLE001 - whatever fails in one partition, the others go on
             buffer.fail([Failure.of("run_partition", error, partition=partition)])
             summary.partitions_failed += 1
+            summary.chips_failed += build.pending["partition"].to_pylist().count(partition)
         else:
             summary.chips_made += receipt["chips"]
             summary.chips_failed += receipt["failed"]
@@ -351,7 +352,10 @@ def _done(config: BuildConfig, chips: pa.Table) -> tuple[set[str], set[str]]:
     where = f"build_config = '{config.build_config}'"
     rows = lance_io.scan(config.store, "training_data", ["uuid", "input_set"], where)
     made = dict(zip(rows["uuid"].to_pylist(), rows["input_set"].to_pylist(), strict=True))
-    return {uuid for uuid, inputs in made.items() if wanted.get(uuid) == inputs}, made.keys() - wanted.keys()
+    # masks a person drew or saw are not made again by a machine
+    kept = lance_io.scan(config.store, "training_data", ["uuid"], "mask_source != 'machine'")["uuid"].to_pylist()
+    done = {uuid for uuid, inputs in made.items() if wanted.get(uuid) == inputs} | set(kept)
+    return done & wanted.keys(), made.keys() - wanted.keys()
 
 
 def _failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, set[str]]:
@@ -367,7 +371,11 @@ def _failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, set[str]]:
 
 def _inputs(config: BuildConfig, build: BuildPlan) -> dict[str, Any]:
     scenes = {
-        kind: build.made_once[f"{kind}_scenes"]["scene_id"].to_pylist()
+        kind: dict(
+            zip(
+                *(build.made_once[f"{kind}_scenes"][name].to_pylist() for name in ("scene_id", "checksum")), strict=True
+            )
+        )
         for kind in ("vhr", "msi")
         if build.made_once[f"{kind}_scenes"] is not None
     }

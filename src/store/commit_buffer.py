@@ -14,6 +14,9 @@ from utils.types import ChipProfile
 
 _NAMESPACE = UUID("0d7c2c3e-6c5e-5d0b-8f43-5b1f6b6f7f11")
 
+MOST_ROWS = 1024
+"""Chips held before a commit, whatever the number of partitions: about 400 MB of the default profile."""
+
 
 class CommitBuffer:
     """Collects the tables of finished partitions and commits them every ``commit_every`` partitions.
@@ -37,8 +40,9 @@ class CommitBuffer:
 
     @property
     def full(self) -> bool:
-        """Whether ``commit_every`` partitions wait to be committed."""
-        return self._partitions >= self._commit_every
+        """Whether ``commit_every`` partitions, or :data:`MOST_ROWS` chips, wait to be committed."""
+        rows = sum(len(table) for table in self._tables["training_data"])
+        return self._partitions >= self._commit_every or rows >= MOST_ROWS
 
     def add(
         self,
@@ -116,8 +120,9 @@ class CommitBuffer:
         return str(uuid5(_NAMESPACE, repr(parts)))
 
     def _attempts(self, keys: list[str]) -> dict[str, int]:
+        """Error id → runs before this one that met it."""
         if not keys:
             return {}
         quoted = ", ".join(f"'{key}'" for key in keys)
-        known = lance_io.scan(self._uri, "errors", ["error_id", "attempt"], f"error_id IN ({quoted})")
-        return dict(zip(known["error_id"].to_pylist(), known["attempt"].to_pylist(), strict=True))
+        known = lance_io.scan(self._uri, "errors", ["error_id", "attempt", "run_id"], f"error_id IN ({quoted})")
+        return {row["error_id"]: row["attempt"] - (row["run_id"] == self._run_id) for row in known.to_pylist()}

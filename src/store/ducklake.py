@@ -15,7 +15,12 @@ LAKE = "lake"
 
 def quoted(name: str) -> str:
     """``name`` as one SQL identifier, or ``schema.name`` as two."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+    return ".".join(quoted_column(part) for part in name.split("."))
+
+
+def quoted_column(name: str) -> str:
+    """``name`` as one SQL identifier, dots and all."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(text: str) -> str:
@@ -103,7 +108,9 @@ def table_columns(connection: duckdb.DuckDBPyConnection, table: str, snapshot: i
         known = sorted(
             name
             for (name,) in connection.execute(
-                "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [LAKE]
+                "SELECT CASE schema_name WHEN 'main' THEN '' ELSE schema_name || '.' END || table_name "
+                "FROM duckdb_tables() WHERE database_name = ?",
+                [LAKE],
             ).fetchall()
         )
         raise LabelTableError(

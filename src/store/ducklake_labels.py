@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from store.ducklake import LAKE, query, quoted, table_columns
+from store.ducklake import LAKE, query, quoted, quoted_column, table_columns
 from utils.errors import CatalogEmptyError, ConfigError, LabelTableError
 from utils.geo import reproject_bounds
 
@@ -22,6 +22,21 @@ LAKE_LABELS = pa.schema(
     ]
 )
 """Labels as the lake holds them, one geometry column filled, in the table's own CRS."""
+
+_NUMBERS = (
+    "DOUBLE",
+    "FLOAT",
+    "DECIMAL",
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "HUGEINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+    "UBIGINT",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +62,8 @@ class LabelTable:
 
     def __post_init__(self) -> None:
         """Refuse a mapping without geometry."""
-        if (self.geometry is None) == (self.lon is None or self.lat is None):
+        coordinates = [name for name in (self.lon, self.lat) if name is not None]
+        if len(coordinates) != (2 if self.geometry is None else 0):
             raise ConfigError(f"label table {self.table}: give either `geometry`, or both `lon` and `lat`")
 
     @classmethod
@@ -116,10 +132,10 @@ def label_query(
         west, south, east, north = aoi_bbox_lonlat
         bounds = reproject_bounds((west, south, east, north), 4326, mapping.crs)
     wkb, wkt, where, parameters = _geometry_sql(mapping, columns, bounds)
-    dataset = f"CAST({quoted(mapping.dataset)} AS VARCHAR)" if mapping.dataset else "CAST(? AS VARCHAR)"
+    dataset = f"CAST({quoted_column(mapping.dataset)} AS VARCHAR)" if mapping.dataset else "CAST(? AS VARCHAR)"
     name = [] if mapping.dataset else [mapping.dataset_name or mapping.table]
     sql = (
-        f"SELECT CAST({quoted(mapping.id)} AS VARCHAR) AS label_id, {dataset} AS dataset, "
+        f"SELECT CAST({quoted_column(mapping.id)} AS VARCHAR) AS label_id, {dataset} AS dataset, "
         f"CAST(? AS VARCHAR) AS label_table, {wkb} AS geometry_wkb, {wkt} AS geometry_wkt, CAST(? AS VARCHAR) AS crs "
         f"FROM {LAKE}.{quoted(mapping.table)} AT (VERSION => {int(snapshot)}){where}"
     )
@@ -131,13 +147,18 @@ def _geometry_sql(
 ) -> tuple[str, str, str, list[float]]:
     """WKB expression, WKT expression, WHERE clause and its parameters."""
     if mapping.geometry is None:
-        x, y = quoted(str(mapping.lon)), quoted(str(mapping.lat))
+        for name in (str(mapping.lon), str(mapping.lat)):
+            if not columns[name].startswith(_NUMBERS):
+                raise LabelTableError(
+                    f"label table {mapping.table}: column {name} is {columns[name]}; coordinates are numbers"
+                )
+        x, y = quoted_column(str(mapping.lon)), quoted_column(str(mapping.lat))
         point = f"CAST(ST_AsWKB(ST_Point({x}, {y})) AS BLOB)"
         unplaced = f"{x} IS NULL OR {y} IS NULL OR isnan({x}) OR isnan({y})"
         inside = f" WHERE {unplaced} OR ({x} BETWEEN ? AND ? AND {y} BETWEEN ? AND ?)"
         order = (0, 2, 1, 3)
         return point, "CAST(NULL AS VARCHAR)", inside if bounds else "", [bounds[i] for i in order] if bounds else []
-    column, kind = quoted(mapping.geometry), columns[mapping.geometry].upper()
+    column, kind = quoted_column(mapping.geometry), columns[mapping.geometry].upper()
     if kind.startswith("GEOMETRY"):
         # empty geometry intersects nothing: it must still come along to be reported
         inside = (

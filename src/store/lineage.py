@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,7 +38,11 @@ def module_code(module: str) -> str:
     tree = ast.parse(_source(module))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        ):
             node.body = [statement for statement in body if not _is_text(statement)] or [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
@@ -112,7 +116,7 @@ class Run:
             "code": json.dumps(self.code, sort_keys=True),
             "inputs": json.dumps(self.inputs, sort_keys=True, default=str),
             "packages": json.dumps(package_versions(), sort_keys=True),
-            "counts": json.dumps(counts or {}, sort_keys=True),
+            "counts": None if counts is None else json.dumps(counts, sort_keys=True),
         }
         lance_io.write(uri, "runs", pa.Table.from_pylist([row], schema=RUNS))
 
@@ -154,14 +158,28 @@ def explain(uri: str | Path, uuid: str) -> dict[str, Any]:
     masks = lance_io.scan(uri, "masks", _columns("masks", but={"mask", "outline", "transform"}), made).to_pylist()
     asked = {prompt["prompt_id"] for prompt in prompts}
     masks = [mask for mask in masks if mask["prompt_id"] in asked]
-    scenes = [*row["vhr_scene_ids"], *row.get("msi_scene_ids", [])]
-    where = " OR ".join(f"scene_id = '{_escaped(scene)}'" for scene in scenes)
-    known = lance_io.scan(uri, "scenes", ["scene_id", "source", "sensor", "acquired_at", "assets"], where).to_pylist()
     runs = lance_io.scan(uri, "runs", RUNS.names, f"run_id = '{_escaped(row['run_id'])}'").to_pylist()
     for run in runs:
         for column in ("config", "recipes", "code", "inputs", "packages", "counts"):
-            run[column] = json.loads(run[column])
+            run[column] = json.loads(run[column] or "null")
+    found = (runs[0]["inputs"] or {}).get("scenes", {}) if runs else {}
+    known = _scenes(uri, row, found)
     return {"chip": row, "prompts": prompts, "masks": masks, "scenes": known, "run": runs[0] if runs else None}
+
+
+def _scenes(
+    uri: str | Path, chip: Mapping[str, Any], checksums: Mapping[str, Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """The chip's scenes as the run that made it found them."""
+    wanted = []
+    for kind in ("vhr", "msi"):
+        for scene in chip.get(f"{kind}_scene_ids") or []:
+            checksum = checksums.get(kind, {}).get(scene)
+            as_found = f" AND kind = '{kind}' AND checksum = '{_escaped(checksum)}'" if checksum else ""
+            wanted.append(f"(scene_id = '{_escaped(scene)}'{as_found})")
+    columns = ["kind", "scene_id", "source", "sensor", "acquired_at", "assets", "checksum"]
+    rows: list[dict[str, Any]] = lance_io.scan(uri, "scenes", columns, " OR ".join(wanted) or "false").to_pylist()
+    return rows
 
 
 def _columns(table: str, *, but: set[str]) -> list[str]:
@@ -193,9 +211,17 @@ def _imports(module: str) -> list[str]:
     for node in ast.walk(ast.parse(_source(module))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = _origin(module, node)
+            names |= {origin} | {f"{origin}.{alias.name}" for alias in node.names}
     return sorted(name for name in names if name.split(".")[0] in OURS and _is_module(name))
+
+
+def _origin(module: str, node: ast.ImportFrom) -> str:
+    """Absolute name of what a ``from … import`` in ``module`` names."""
+    spec = find_spec(module)
+    inside = module if spec is not None and spec.submodule_search_locations else module.rpartition(".")[0]
+    return resolve_name("." * node.level + (node.module or ""), inside) if node.level else str(node.module)
 
 
 @cache

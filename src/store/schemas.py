@@ -75,7 +75,7 @@ def _index_columns() -> list[pa.Field]:
     places = {
         "chip": "over valid pixels of the multispectral chip",
         "inside": "inside the PV mask, weighted by area fraction; null below 4 effective pixels",
-        "ring": "in the ring around the PV mask; null below 4 effective pixels",
+        "ring": "over the other known pixels under the VHR chip, where PV covers under 5 %; null below 4 pixels",
     }
     return [
         _column(f"{name}_{place}", pa.float32(), f"Mean {spec.title} {where}.", unit=spec.unit, null=True)
@@ -114,7 +114,13 @@ def _msi_columns(profile: ChipProfile) -> list[pa.Field]:
             null=True,
         ),
         *_imagery_columns("msi"),
-        _column("cloud_fraction", pa.float32(), "Share of cloud and shadow pixels (SCL 3, 8, 9, 10) in the chip."),
+        _column(
+            "cloud_fraction",
+            pa.float32(),
+            "Share of cloud and shadow (SCL 3, 8, 9, 10) among the classified pixels; null without SCL.",
+            unit="fraction 0-1",
+            null=True,
+        ),
         *_index_columns(),
     ]
 
@@ -247,7 +253,8 @@ SCENES = _schema(
     "scenes",
     "Catalogue of imagery: what can be read, where and when.",
     [
-        _column("scene_id", pa.string(), "Id of the scene, unique within a store.", key=True),
+        _column("scene_key", pa.string(), "Hash of kind, id and checksum: other files, another row.", key=True),
+        _column("scene_id", pa.string(), "Id of the scene, unique within its source and kind."),
         _column("source", pa.string(), "Imagery source (registry name)."),
         _column("kind", pa.string(), "vhr or msi."),
         _column("sensor", pa.string(), "Platform or camera."),
@@ -276,9 +283,9 @@ RUNS = _schema(
         _column("config", pa.string(), "JSON: the settings."),
         _column("recipes", pa.string(), "JSON: stage → recipe hash."),
         _column("code", pa.string(), "JSON: stage → {module → hash of its code}."),
-        _column("inputs", pa.string(), "JSON: catalogue, snapshot, scenes with checksums, table versions read."),
+        _column("inputs", pa.string(), "JSON: catalogue, snapshot and label tables; kind → scene id → checksum."),
         _column("packages", pa.string(), "JSON: package → version."),
-        _column("counts", pa.string(), "JSON: counts per stage; null while running.", null=True),
+        _column("counts", pa.string(), "JSON: the run's summary; null while running.", null=True),
     ],
 )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import shapely
+from shapely.errors import ShapelyError
 from shapely.geometry import shape
 
 from utils.errors import ConfigError
@@ -19,5 +20,5 @@ def read_features(path: str | Path) -> list[tuple[dict[str, Any], shapely.Geomet
     try:
         collection = json.loads(Path(path).read_text())
         return [(dict(feature["properties"] or {}), shape(feature["geometry"])) for feature in collection["features"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ShapelyError) as error:
         raise ConfigError(f"{path} is no readable GeoJSON feature collection: {error!r}") from error

@@ -38,13 +38,19 @@ def area_fractions(mask: NDArray[np.uint8], fine: ChipGrid, coarse: ChipGrid) ->
     Raises:
         CRSError: the grids differ in CRS or are not upright.
     """
-    if fine.epsg != coarse.epsg or any(grid.transform[1] or grid.transform[3] for grid in (fine, coarse)):
+    if fine.epsg != coarse.epsg or not all(_is_upright(grid) for grid in (fine, coarse)):
         raise CRSError("area fractions need two upright grids of one CRS; warp the mask to the coarse grid's CRS first")
     rows = overlap_weights(_edges(fine, 1), _edges(coarse, 1))
     columns = overlap_weights(_edges(fine, 0), _edges(coarse, 0))
     known = rows @ (mask != IGNORE) @ columns.T
     pv = rows @ (mask == 1) @ columns.T
     return np.where(known >= _WHOLE, np.rint(pv * FRACTION_SCALE), IGNORE).astype(np.uint8)
+
+
+def _is_upright(grid: ChipGrid) -> bool:
+    """Whether columns run east and rows south."""
+    a, b, _, d, e, _ = grid.transform
+    return a > 0 and e < 0 and b == d == 0
 
 
 def _edges(grid: ChipGrid, axis: int) -> NDArray[np.float64]:

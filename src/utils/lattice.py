@@ -115,7 +115,9 @@ class ChipLattice:
         if isinstance(day, datetime):
             raise TypeError("chip ids take a date; convert the acquisition time to UTC and pass its .date()")
         size = f"{self.height}x{self.width}"
-        return str(uuid5(CHIP_NAMESPACE, f"{self.epsg}/{self.gsd_m!r}/{size}/{int(ix)}/{int(iy)}/{day.isoformat()}"))
+        return str(
+            uuid5(CHIP_NAMESPACE, f"{self.epsg}/{float(self.gsd_m)!r}/{size}/{int(ix)}/{int(iy)}/{day.isoformat()}")
+        )
 
     def _under(self, polygon: Geometry) -> Iterator[Indices]:
         """Chips that share area with a polygon, block by block so that memory does not grow with it."""

@@ -23,9 +23,9 @@ def harmonised(
     return np.where(valid, stored, 0).astype(np.uint16)
 
 
-def cloud_fraction(scl: NDArray[np.uint8]) -> float:
-    """Share of cloud and cloud shadow among the classified pixels; 1.0 where nothing is classified."""
+def cloud_fraction(scl: NDArray[np.uint8]) -> float | None:
+    """Share of cloud and cloud shadow among the classified pixels; None where nothing is classified."""
     classified = scl > 0
     if not classified.any():
-        return 1.0
+        return None
     return float(np.isin(scl[classified], CLOUDY_SCL).mean())

@@ -244,6 +244,7 @@ def scenes_table(scenes: list[Scene], *, source: str, kind: str) -> pa.Table:
     """The scenes as a table of schema ``store.schemas.SCENES``, newest first."""
     rows = [
         {
+            "scene_key": digest([kind, scene.scene_id, files]),
             "scene_id": scene.scene_id,
             "source": source,
             "kind": kind,
@@ -256,9 +257,10 @@ def scenes_table(scenes: list[Scene], *, source: str, kind: str) -> pa.Table:
             "nodata": next((a.nodata for a in scene.assets.values() if a.nodata is not None), None),
             "cloud_fraction": scene.cloud_fraction,
             "footprint": to_wkb(scene.footprint),
-            "checksum": digest({href: place_checksum(href) for href in {a.href for a in scene.assets.values()}}),
+            "checksum": files,
         }
         for scene in scenes
+        for files in (digest(sorted(place_checksum(href) for href in {a.href for a in scene.assets.values()})),)
     ]
     return pa.Table.from_pylist(rows, schema=SCENES)
 

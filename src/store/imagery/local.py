@@ -54,6 +54,8 @@ class LocalImagery:
         kind: Literal["vhr", "msi"] = "vhr",
         acquired_at: str | date | datetime | None = None,
         sensor: str | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
     ) -> None:
         """Describe the folder; nothing is opened yet.
 
@@ -62,11 +64,14 @@ class LocalImagery:
             kind: ``vhr`` (uint8 display colours) or ``msi`` (digital numbers of surface reflectance).
             acquired_at: acquisition time of rasters that do not state one, ISO 8601.
             sensor: platform of rasters without a STAC item.
+            scale: reflectance per digital number of multispectral rasters that do not state one (Sentinel-2: 0.0001).
+            offset: reflectance at digital number 0 of those rasters (Sentinel-2 from baseline 04.00 on: -0.1).
 
         Raises:
             ConfigError: the folder does not exist, or ``acquired_at`` is no date.
         """
         self.root, self.kind, self._sensor = Path(root), kind, sensor
+        self._scale, self._offset = scale, offset
         if not self.root.is_dir():
             raise ConfigError(f"no imagery folder {self.root}; set `{kind}.root` to a folder of GeoTIFFs")
         try:
@@ -182,7 +187,7 @@ class LocalImagery:
             asset = scene.assets[band]
             values, holds = self._band(asset, grid, categorical=band in _CATEGORICAL)
             if self.kind == "msi":
-                values = harmonised(values, holds, scale=asset.scale or 1e-4, offset=asset.offset)
+                values = harmonised(values, holds, **self._radiometry(scene, asset))
             elif values.dtype != np.uint8:
                 raise ImageryError(
                     f"scene {scene.scene_id}: VHR imagery must be uint8, {asset.href} is {values.dtype}; "
@@ -191,6 +196,16 @@ class LocalImagery:
             planes.append(values)
             masks.append(holds)
         return np.stack(planes), np.logical_and.reduce(masks)
+
+    def _radiometry(self, scene: Scene, asset: Asset) -> dict[str, float]:
+        if asset.scale is not None:
+            return {"scale": asset.scale, "offset": asset.offset}
+        if self._scale is None:
+            raise ImageryError(
+                f"scene {scene.scene_id} does not state its reflectance scale (raster:bands); set `msi.scale` and "
+                "`msi.offset`: 0.0001 and 0 for Sentinel-2 before baseline 04.00, 0.0001 and -0.1 after"
+            )
+        return {"scale": self._scale, "offset": self._offset}
 
     def _band(
         self, asset: Asset, grid: ChipGrid, *, categorical: bool

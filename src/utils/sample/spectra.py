@@ -103,3 +103,10 @@ def varied(spectrum: Spectrum, rng: np.random.Generator, *, gain: float = 0.08, 
     level = np.exp(rng.normal(0.0, gain))
     slope = np.exp(np.linspace(-0.5, 0.5, len(S2_L2A_BANDS)) * 3.0 * rng.normal(0.0, tint))
     return np.asarray(np.clip(spectrum * level * slope, 0.002, 0.95), np.float32)
+
+
+def spectra_table() -> str:
+    """All materials as a Markdown table, reflectance in per mille."""
+    head = f"| material | {' | '.join(S2_L2A_BANDS)} |\n|---|{'---:|' * len(S2_L2A_BANDS)}\n"
+    rows = (f"| {name} | {' | '.join(str(value) for value in values)} |\n" for name, values in _PER_MILLE.items())
+    return head + "".join(rows)

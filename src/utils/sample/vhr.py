@@ -19,7 +19,8 @@ OVERSAMPLING = 2
 """Painted pixels per VHR pixel and axis."""
 _WHITE = 0.52
 """Reflectance that saturates the camera."""
-_GAMMA = 1 / 2.05
+GAMMA = 1 / 2.05
+"""Exponent of the tone curve: byte / 255 = (reflectance / white) ** GAMMA."""
 _GRAIN_COLOUR = np.array([1.15, 1.0, 0.85], np.float32)
 """How much of a surface's noise each of red, green and blue takes."""
 
@@ -143,7 +144,7 @@ def _developed(image: Image, scene: Scene, tile: VhrTile, seed: int) -> NDArray[
     image = (image + np.asarray(acquisition.haze, np.float32)) * exposure.astype(np.float32)
     image *= ramp.astype(np.float32)[..., None]
     level = np.clip(image / _WHITE, 0, 1) * 4095
-    curve = (255 * (np.arange(4096) / 4095) ** _GAMMA).astype(np.float32)
+    curve = (255 * (np.arange(4096) / 4095) ** GAMMA).astype(np.float32)
     developed = curve[level.astype(np.uint16)]
     developed += rng.standard_normal(developed.shape, dtype=np.float32) * np.float32(acquisition.noise_dn)
     pixels = np.clip(np.rint(developed), 1, 255).astype(np.uint8)
