@@ -43,6 +43,9 @@ class SegmentationModule(LightningModule):
         threshold: probability above which a pixel is PV, in metrics.
         enlarge: factor images are enlarged by before the network, whose logits are averaged back. Encoders halve the
             image in their first layer: where one pixel matters, as in a 12 × 12 multispectral window, give 4.
+        reduce: factor images are averaged down by before the network, whose logits are interpolated back: 2 sees four
+            times the ground for the same work, where objects are many pixels wide.
+        decoder_channels: channels of the decoder's blocks, coarse to fine; None is SMP's default.
 
     Raises:
         ConfigError: SMP does not know the architecture, the encoder or the weights.
@@ -51,7 +54,7 @@ class SegmentationModule(LightningModule):
     mean: Tensor
     std: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the model's settings, by name on the command line
         self,
         *,
         in_channels: int,
@@ -64,14 +67,16 @@ class SegmentationModule(LightningModule):
         dice_weight: float = 1.0,
         threshold: float = 0.5,
         enlarge: int = 1,
+        reduce: int = 1,
+        decoder_channels: list[int] | None = None,
     ) -> None:
         super().__init__()
-        if enlarge < 1:
-            raise ConfigError(f"model.enlarge is {enlarge}; it is a whole number from 1 on")
+        if min(enlarge, reduce) < 1 or max(enlarge, reduce) > 1 < min(enlarge, reduce):
+            raise ConfigError(f"model.enlarge is {enlarge}, reduce {reduce}; whole numbers from 1 on, one of them 1")
         self.save_hyperparameters()
-        self.enlarge = enlarge
+        self.enlarge, self.reduce = enlarge, reduce
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
-        self.network = _network(arch, encoder_name, encoder_weights, in_channels)
+        self.network = _network(arch, encoder_name, encoder_weights, in_channels, decoder_channels)
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
         self.inputs: InputSpec | None = None
@@ -109,13 +114,15 @@ class SegmentationModule(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, H, W) of raw channels (n, channels, H, W) with any H and W."""
         normal = (images.to(self.mean.dtype) - self.mean[:, None, None]) / self.std[:, None, None]
-        large = _enlarged(torch.nan_to_num(normal, nan=0.0), self.enlarge)
+        large = _scaled(torch.nan_to_num(normal, nan=0.0), self.enlarge, self.reduce)
         padded, (top, left) = _padded(large)
         height, width = large.shape[-2:]
         # convolutions run a quarter faster on channels-last memory
         logits: Tensor = self.network(padded.contiguous(memory_format=torch.channels_last))[
             ..., top : top + height, left : left + width
         ]
+        if self.reduce > 1:
+            logits = interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
         return avg_pool2d(logits, self.enlarge)[:, 0] if self.enlarge > 1 else logits[:, 0]
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
@@ -200,22 +207,28 @@ def one_cycle(step: int, total: int, *, rise: float = 0.3) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-def _network(arch: str, encoder: str, weights: str | None, channels: int) -> nn.Module:
+def _network(
+    arch: str, encoder: str, weights: str | None, channels: int, decoder_channels: list[int] | None
+) -> nn.Module:
+    decoder = {} if decoder_channels is None else {"decoder_channels": tuple(decoder_channels)}
     try:
         network: nn.Module = smp.create_model(
-            arch, encoder_name=encoder, encoder_weights=weights, in_channels=channels, classes=1
+            arch, encoder_name=encoder, encoder_weights=weights, in_channels=channels, classes=1, **decoder
         )
-    except (KeyError, RuntimeError, ValueError, OSError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, OSError) as error:
         raise ConfigError(
             f"segmentation_models_pytorch cannot build {arch} with encoder {encoder!r} and weights {weights!r}: {error}"
         ) from error
     return network
 
 
-def _enlarged(images: Tensor, factor: int) -> Tensor:
-    if factor == 1:
-        return images
-    return interpolate(images, scale_factor=factor, mode="bilinear", align_corners=False)
+def _scaled(images: Tensor, enlarge: int, reduce: int) -> Tensor:
+    if enlarge > 1:
+        return interpolate(images, scale_factor=enlarge, mode="bilinear", align_corners=False)
+    if reduce > 1:
+        height, width = images.shape[-2:]
+        return interpolate(images, size=(-(-height // reduce), -(-width // reduce)), mode="area")
+    return images
 
 
 def _padded(images: Tensor) -> tuple[Tensor, tuple[int, int]]:

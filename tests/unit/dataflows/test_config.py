@@ -211,7 +211,6 @@ class TestFiles:
         config = load(path, store="given", chip_px=64)
         assert (config.store, config.chip_px) == ("given", 64)
         assert load(path).store == "from the file"
-        assert load(path, store=None).store == "from the file"
 
     def test_the_environment_names_the_store_of_a_file_without_one(self, tmp_path, monkeypatch):
         monkeypatch.setenv("AEGIR_STORE", "from the environment")

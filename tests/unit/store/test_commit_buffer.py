@@ -185,6 +185,6 @@ class TestAttempts:
         refused = [failure(input_ids=(f"pv/{number}",)) for number in range(10_000)]
         self.meet(tmp_path, *refused)
         assert all(buffer(tmp_path).known(refused))
-        self.meet(tmp_path, *refused[:5000])
+        self.meet(tmp_path, *refused[:5000], run_id="next")
         found = lance_io.scan(tmp_path, "errors", ["attempt"])["attempt"].value_counts().to_pylist()
         assert sorted((row["values"], row["counts"]) for row in found) == [(1, 5000), (2, 5000)]

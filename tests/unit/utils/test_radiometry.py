@@ -54,5 +54,5 @@ def test_one_class_alone(code, wanted):
     assert cloud_fraction(np.full((3, 3), code, np.uint8)) == wanted
 
 
-def test_an_unclassified_chip_counts_as_cloud():
-    assert cloud_fraction(np.zeros((3, 3), np.uint8)) == 1.0
+def test_nothing_is_known_of_an_unclassified_chip():
+    assert cloud_fraction(np.zeros((3, 3), np.uint8)) is None
