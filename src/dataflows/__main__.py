@@ -90,12 +90,15 @@ def _settings_options(command: argparse.ArgumentParser) -> None:
 def _config(arguments: argparse.Namespace) -> Any:
     from dataflows import config  # noqa: PLC0415
 
-    changes: dict[str, Any] = {"store": arguments.store}
+    changes: dict[str, Any] = {} if arguments.store is None else {"store": arguments.store}
     for text in arguments.set:
         name, sign, value = text.partition("=")
         if not sign:
             raise ConfigError(f"--set takes NAME=VALUE, got {text!r}")
-        changes[name] = yaml.safe_load(value)
+        try:
+            changes[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {name}: the value is no YAML: {error}") from error
     return config.load(arguments.config, **changes)
 
 

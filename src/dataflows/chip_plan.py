@@ -19,7 +19,7 @@ from utils.errors import AegirError, ConfigError, GeometryError, LabelsOutsideIm
 from utils.failures import Failure
 from utils.geo import CHIP_NAMESPACE, reproject, reproject_points, s2_cell_polygon, s2_cells, s2_parents, utm_epsg
 from utils.prompts import prompt_geometry
-from utils.split import SPLITS, SplitRule, balanced_salts, guarded_splits
+from utils.split import SPLITS, SplitRule, balanced_salts, guarded_across_zones, guarded_splits
 from utils.types import ChipProfile
 
 Position = tuple[int, int, int]
@@ -246,7 +246,8 @@ def background_chips(
     for partition in np.unique(partitions):
         mine = labelled_chips.filter(pa.array(partitions == partition))
         free = _free_positions(int(partition), partition_level, mine, label_chips, chip_profile)
-        candidates = [position for position in free if _in_area(position, aoi_bbox_lonlat, chip_profile)]
+        clear = _clear_of_other_zones(free, label_chips, chip_profile)
+        candidates = [position for position in clear if _in_area(position, aoi_bbox_lonlat, chip_profile)]
         near = {position for position in candidates if _is_near(position, label_chips)}
         for role, ratio, chosen in (
             ("background_near", background_near_ratio, near),
@@ -353,12 +354,17 @@ def _least_usable(splits: list[str], rule: SplitRule) -> float:
 
 
 def _splits(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> list[str]:
-    splits = np.empty(len(chips), object)
+    splits = np.empty(len(chips), "<U5")
+    centres = np.empty((len(chips), 2))
     epsgs = chips["epsg"].to_numpy()
     ix, iy = chips["ix"].to_numpy(), chips["iy"].to_numpy()
     for epsg in np.unique(epsgs):
-        here = epsgs == epsg
-        splits[here] = guarded_splits(ix[here], iy[here], lattice_of(int(epsg), profile), rule)
+        here, lattice = epsgs == epsg, lattice_of(int(epsg), profile)
+        splits[here] = guarded_splits(ix[here], iy[here], lattice, rule)
+        centres[here] = lattice.centres(ix[here], iy[here])
+    if len(np.unique(epsgs)) > 1:
+        size_m = profile.gsd_m * max(profile.height, profile.width)
+        splits = guarded_across_zones(centres, epsgs, splits, size_m=size_m, guard_m=rule.guard_m)
     return [str(split) for split in splits]
 
 
@@ -376,13 +382,32 @@ def _free_positions(
     return [position for position in found if position not in taken]
 
 
+def _clear_of_other_zones(
+    positions: list[Position], label_chips: dict[Position, list[dict[str, Any]]], profile: ChipProfile
+) -> list[Position]:
+    """Positions that touch neither labels nor labelled chips on the lattice of another UTM zone."""
+    zones = {position[0] for position in positions}
+    foreign = [position for position in label_chips if zones and position[0] not in zones]
+    if not foreign:
+        return positions
+    shapes = [_footprint_lonlat(position, profile) for position in foreign]
+    shapes += [shapely.from_wkb(label["geometry"]) for position in foreign for label in label_chips[position]]
+    tree = shapely.STRtree(shapes)
+    mine = [_footprint_lonlat(position, profile) for position in positions]
+    touched = set(tree.query(mine, predicate="intersects")[0].tolist())
+    return [position for k, position in enumerate(positions) if k not in touched]
+
+
+def _footprint_lonlat(position: Position, profile: ChipProfile) -> shapely.Geometry:
+    epsg, ix, iy = position
+    return reproject(lattice_of(epsg, profile).grid(ix, iy).footprint, epsg, 4326)
+
+
 def _in_area(position: Position, aoi_bbox_lonlat: list[float] | None, profile: ChipProfile) -> bool:
     """Whether a chip touches the area of interest."""
     if aoi_bbox_lonlat is None:
         return True
-    epsg, ix, iy = position
-    footprint = reproject(lattice_of(epsg, profile).grid(ix, iy).footprint, epsg, 4326)
-    return bool(footprint.intersects(shapely.box(*aoi_bbox_lonlat)))
+    return bool(_footprint_lonlat(position, profile).intersects(shapely.box(*aoi_bbox_lonlat)))
 
 
 def _is_near(position: Position, labelled: dict[Position, list[dict[str, Any]]]) -> bool:

@@ -1,5 +1,6 @@
 """Settings of the build flow: read from YAML, checked before any driver is built."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -108,12 +109,20 @@ class BuildConfig:
             problems.append("partition_level and split_level are S2 levels, 0 to 30")
         if not 0 <= self.h3_resolution <= 15:
             problems.append("h3_resolution is 0 to 15")
-        if len(self.split_fractions) != 3 or abs(sum(self.split_fractions) - 1) > 1e-6:
+        if len(self.split_fractions) != 3 or min(self.split_fractions) < 0 or abs(sum(self.split_fractions) - 1) > 1e-6:
             problems.append("split_fractions are three shares, train, val and test, that sum to 1")
+        if self.margin_share <= -0.5:
+            problems.append("margin_share must be above -0.5, or no box is left")
+        if self.snapshot is not None and self.snapshot < 1:
+            problems.append("snapshot is a number from 1 on, or null for the newest")
+        if len(set(self.msi_bands)) != len(self.msi_bands):
+            problems.append("msi_bands names a band twice")
         if problems:
             raise ConfigError("; ".join(problems))
 
     def _check_places(self) -> None:
+        if not self.store or not self.catalog:
+            raise ConfigError("store and catalog must name places")
         if not self.labels:
             raise ConfigError("labels is empty; name at least one label table of the catalogue")
         if self.vhr_acquired != "latest":
@@ -171,7 +180,9 @@ def from_mapping(values: Mapping[str, Any]) -> BuildConfig:
     given["labels"] = tuple(LabelTable.from_mapping(entry) for entry in _listed(given["labels"]))
     for name in ("vhr", "msi"):
         section = given.get(name)
-        if section is not None and (not isinstance(section, Mapping) or not isinstance(section.get("source"), str)):
+        if (section is not None or name == "vhr") and (
+            not isinstance(section, Mapping) or not isinstance(section.get("source"), str)
+        ):
             raise ConfigError(f"{name} needs a `source`, such as {{source: local, root: folder}}; got {section!r}")
     for name, f in known.items():
         if name in given and name not in ("labels", "vhr", "msi"):
@@ -208,8 +219,11 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
 
 
 def _number(name: str, value: object, kind: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
-        raise ConfigError(f"{name} must be a {'whole ' if kind is int else ''}number, got {value!r}")
+    what = "whole number" if kind is int else "number"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} must be a {what}, got {value!r}")
+    if kind is int and value != int(value):
+        raise ConfigError(f"{name} must be a {what}, got {value!r}")
     return int(value) if kind is int else float(value)
 
 
@@ -224,7 +238,7 @@ def load(path: str | Path, **changes: Any) -> BuildConfig:
 
     Args:
         path: the file.
-        changes: settings that replace the file's.
+        changes: settings that replace the file's; None takes one away.
 
     Raises:
         ConfigError: there is no such file, it is no YAML mapping, or a setting is refused.
@@ -237,7 +251,7 @@ def load(path: str | Path, **changes: Any) -> BuildConfig:
         )
     try:
         values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is no YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds no settings")
@@ -246,14 +260,16 @@ def load(path: str | Path, **changes: Any) -> BuildConfig:
         raise ConfigError(f"{file} holds settings of the flow {flow!r}, not of `build`")
     for name in _PATHS:
         if values.get(name):
-            values[name] = _beside(file, values[name])
+            values[name] = _beside(file, name, values[name])
     for name in ("vhr", "msi"):
         if isinstance(values.get(name), dict) and "root" in values[name]:
-            values[name] = {**values[name], "root": _beside(file, values[name]["root"])}
+            values[name] = {**values[name], "root": _beside(file, f"{name}.root", values[name]["root"])}
     if "store" not in values and (store := os.environ.get("AEGIR_STORE")):
         values["store"] = store
-    return from_mapping(values | {k: v for k, v in changes.items() if v is not None})
+    return from_mapping(values | changes)
 
 
-def _beside(file: Path, place: str) -> str:
+def _beside(file: Path, name: str, place: object) -> str:
+    if not isinstance(place, str):
+        raise ConfigError(f"{file}: {name} is {place!r}, not a path")
     return place if "://" in place or Path(place).is_absolute() else str(file.parent / place)

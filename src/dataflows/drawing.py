@@ -70,7 +70,10 @@ def write_drawings(drivers: Mapping[str, Driver], folder: str | Path) -> list[Pa
     if not drivers or "whole" in drivers:
         raise ConfigError("give at least one driver to draw; the name 'whole' is taken by the picture of all flows")
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"drawings cannot be written to {place}: {error}") from error
     sources = {name: (dot(driver, name), mermaid(driver)) for name, driver in drivers.items()}
     everything = united(flow_graph(driver) for driver in drivers.values())
     sources["whole"] = (_stages_dot(everything, "All flows, stage by stage"), _mermaid(everything))

@@ -15,6 +15,7 @@ from rasterio.features import rasterize
 from store import lance_io
 from store.schemas import profile_of
 from store.vectors import read_features
+from utils.errors import ConfigError, StoreError
 from utils.geo import reproject
 from utils.quality import iou
 from utils.types import IGNORE, ChipGrid
@@ -61,6 +62,8 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
     ious: list[tuple[float, float] | None] = []
     for batch in dataset.to_batches(columns=columns, batch_size=64):
         for row in batch.to_pylist():
+            if row["generated_mask"] is None:
+                continue
             grid = ChipGrid(
                 epsg=row["vhr_epsg"], transform=tuple(row["vhr_transform"]), height=shape.height, width=shape.width
             )
@@ -84,7 +87,7 @@ class _Truth:
     """Truth polygons, found by place and day."""
 
     def __init__(self, features: list[tuple[dict[str, Any], shapely.Geometry]]) -> None:
-        self._built = [properties.get("built") for properties, _ in features]
+        self._built = [_day(properties.get("built")) for properties, _ in features]
         self._shapes = [geometry for _, geometry in features]
         self._tree = shapely.STRtree(self._shapes)
 
@@ -92,11 +95,16 @@ class _Truth:
         """Polygons that touch a chip and stood on that day, in the CRS of its grid."""
         near = self._tree.query(footprint, predicate="intersects")
         built = [(i, self._built[i]) for i in near]
-        return [
-            reproject(self._shapes[i], 4326, grid.epsg)
-            for i, when in built
-            if not when or date.fromisoformat(when) <= day
-        ]
+        return [reproject(self._shapes[i], 4326, grid.epsg) for i, when in built if when is None or when <= day]
+
+
+def _day(text: object) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(str(text))
+    except ValueError as error:
+        raise ConfigError(f"truth: `built` is {text!r}, which is no ISO 8601 day") from error
 
 
 def _mask_and_box_iou(
@@ -138,9 +146,15 @@ def contact_sheet(store: str, path: str | Path, *, chips: int = 8, table: str = 
 
     Raises:
         TableNotFoundError: the store has no such table.
+        StoreError: the table is empty.
+        ConfigError: no chip is asked for.
     """
+    if chips < 1:
+        raise ConfigError(f"a contact sheet shows at least one chip, asked for {chips}")
     dataset = lance_io.open_table(store, table)
     uuids = _chosen(lance_io.scan(store, table, ["uuid", "pv_fraction", "chip_role", "n_review"]), chips)
+    if not uuids:
+        raise StoreError(f"{table} in {store} holds no chip to show; run the build flow first")
     quoted = ", ".join(f"'{uuid}'" for uuid in uuids)
     wanted = ["uuid", "vhr_image_chip", "generated_mask", "split", "chip_role", "vhr_acquired_at"]
     has_msi = "msi_image_chip" in dataset.schema.names
@@ -173,7 +187,10 @@ def _caption(rows: pa.Table, i: int) -> str:
 
 def _panels(rows: pa.Table, i: int, bands: tuple[str, ...]) -> list[Image.Image]:
     vhr = np.moveaxis(_tensor(rows, "vhr_image_chip", i), 0, -1)
-    mask = np.frombuffer(rows["generated_mask"][i].as_py(), np.uint8).reshape(vhr.shape[:2])
+    stored = rows["generated_mask"][i].as_py()
+    mask = (
+        np.zeros(vhr.shape[:2], np.uint8) if stored is None else np.frombuffer(stored, np.uint8).reshape(vhr.shape[:2])
+    )
     panels = [vhr, _overlaid(vhr, mask)]
     if "msi_image_chip" in rows.column_names and {"B08", "B04", "B03"} <= set(bands):
         chip = _tensor(rows, "msi_image_chip", i)

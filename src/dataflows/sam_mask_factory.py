@@ -9,7 +9,7 @@ import shapely
 from hamilton.function_modifiers import extract_fields, tag
 
 from dataflows import mask_backends
-from utils.errors import AegirError, ConfigError
+from utils.errors import AegirError, ConfigError, MaskError
 from utils.failures import Failure
 from utils.geo import reproject
 from utils.quality import Thresholds, mask_score, verdict
@@ -97,7 +97,7 @@ def segmentation(
     for uuid, chip in vhr_chips.items():
         asked = chip_prompts[uuid]
         try:
-            masks[uuid] = mask_segmenter.segment(chip, asked) if asked else []
+            masks[uuid] = _answers(mask_segmenter, chip, asked)
         except AegirError as error:
             ids = tuple(prompt.prompt_id for prompt in asked)
             failures.append(Failure.of("segmentation", error, uuid=uuid, input_ids=ids, input_set=inputs[uuid]))
@@ -124,6 +124,15 @@ def judged_masks(
 def mask_rows(judged_masks: dict[str, list[JudgedMask]]) -> list[dict[str, Any]]:
     """One row of ``masks`` per prompt and chip, without id, recipe and run."""
     return [_mask_row(uuid, judged) for uuid, found in judged_masks.items() for judged in found]
+
+
+def _answers(segmenter: MaskBackend, chip: RasterChip, asked: list[Prompt]) -> list[Mask]:
+    masks = segmenter.segment(chip, asked) if asked else []
+    if [mask.prompt_id for mask in masks] != [prompt.prompt_id for prompt in asked]:
+        raise MaskError(
+            f"backend {segmenter.name} answered {len(asked)} prompts with {len(masks)} masks, or out of order"
+        )
+    return masks
 
 
 def _judged(mask: Mask, limits: Thresholds, halo_px: int) -> JudgedMask:

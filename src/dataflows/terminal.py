@@ -22,6 +22,11 @@ def store_place(store: str | None) -> str:
     return store or os.environ.get("AEGIR_STORE") or DEFAULT_STORE
 
 
+def _console() -> Console:
+    """A console that shows names as they are: no markup, no emoji codes."""
+    return Console(markup=False, emoji=False)
+
+
 class _Rate(ProgressColumn):
     """Things per second since the start."""
 
@@ -101,7 +106,7 @@ def print_plan(build: BuildPlan) -> None:
     for name, value in counts.items():
         shown = ", ".join(f"{k} {v}" for k, v in sorted(value.items())) if isinstance(value, dict) else str(value)
         table.add_row(name.replace("_", " "), shown or "–")
-    Console().print(table)
+    _console().print(table)
 
 
 def print_summary(summary: RunSummary) -> None:
@@ -122,7 +127,7 @@ def print_summary(summary: RunSummary) -> None:
     }
     for name, value in rows.items():
         table.add_row(name, value)
-    console = Console()
+    console = _console()
     console.print(table)
     if summary.failed:
         console.print(f"what failed: python -m store show errors --store {summary.store}", style="yellow")
@@ -131,9 +136,7 @@ def print_summary(summary: RunSummary) -> None:
 def print_chain(chain: dict[str, Any]) -> None:
     """Show the chain behind one chip: label → image → code → mask."""
     chip, run = chain["chip"], chain["run"]
-    tree = Tree(
-        f"[bold]chip {chip['uuid']}[/bold]  {chip['chip_role']}, split {chip['split']}, S2 cell {chip['s2_cell']:x}"
-    )
+    tree = Tree(f"chip {chip['uuid']}  {chip['chip_role']}, split {chip['split']}, S2 cell {chip['s2_cell']:x}")
     labels = tree.add(f"labels: {len(chain['prompts'])} prompts")
     for prompt in chain["prompts"]:
         labels.add(
@@ -160,4 +163,5 @@ def print_chain(chain: dict[str, Any]) -> None:
         for stage, recipe in run["recipes"].items():
             code.add(f"{stage} recipe {recipe}: {len(run['code'][stage])} modules")
         code.add(", ".join(f"{name} {version}" for name, version in run["packages"].items()))
-    Console(soft_wrap=True).print(tree)
+    console = _console()
+    console.print(tree, width=max(console.width, 140))

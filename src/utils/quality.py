@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.errors import ConfigError
 from utils.types import Verdict
 
 Bools = NDArray[np.bool_]
@@ -32,6 +33,11 @@ class Thresholds:
     """Largest area accepted unseen, square metres; a larger mask is reviewed."""
     review_flags: tuple[str, ...] = ("point_only", "no_context")
     """Flags of masks that are never accepted unseen."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits nobody can follow."""
+        if not 0 <= self.review <= self.accept <= 1:
+            raise ConfigError(f"thresholds: 0 ≤ review ({self.review}) ≤ accept ({self.accept}) ≤ 1 does not hold")
 
 
 def iou(a: Bools, b: Bools, ignore: Bools | None = None) -> float:

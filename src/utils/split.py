@@ -189,6 +189,40 @@ def check_leaks(
     unknown = sorted(set(names.tolist()) - {*SPLITS, GUARD})
     if unknown or len(names) != len(centres):
         raise SplitError(f"{len(centres)} chips have {len(names)} splits; unknown: {unknown}; known: {SPLITS}, {GUARD}")
+    leaks = close_pairs(centres, codes, names, size_m=size_m, guard_m=guard_m)
+    if leaks:
+        shown = ", ".join(f"{a} ({names[a]}) and {b} ({names[b]})" for a, b in sorted(leaks)[:5])
+        raise SplitLeakError(
+            f"{len(leaks)} pairs of chips of different splits overlap or stand closer than {guard_m} m: {shown}; "
+            "rebuild their splits with utils.split.guarded_splits and one rule"
+        )
+
+
+def guarded_across_zones(
+    centres_xy: ArrayLike, epsg: ArrayLike, splits: Sequence[str] | Names, *, size_m: float, guard_m: float
+) -> Names:
+    """Splits with ``guard`` also for chips too near another UTM zone's: train yields to val, both to test.
+
+    :func:`guarded_splits` keeps chips of one lattice apart; this does it for chips of several, among those given.
+    Arguments as for :func:`check_leaks`.
+    """
+    centres = np.asarray(centres_xy, np.float64).reshape(-1, 2)
+    names = np.array(splits, "<U5")
+    codes = np.broadcast_to(np.asarray(epsg, np.int64), len(centres))
+    for first, second in close_pairs(centres, codes, names, size_m=size_m, guard_m=guard_m):
+        if codes[first] != codes[second]:
+            # pairs name the lower split first
+            names[first] = GUARD
+    return names
+
+
+def close_pairs(
+    centres: NDArray[np.float64], codes: NDArray[np.int64], names: Names, *, size_m: float, guard_m: float
+) -> list[tuple[int, int]]:
+    """Pairs of chips of different splits that overlap or stand closer than ``guard_m``, in the order of :data:`SPLITS`.
+
+    Arguments as for :func:`check_leaks`.
+    """
     leaks: list[tuple[int, int]] = []
     for one, other in combinations(SPLITS, 2):
         for near, far in _comparable(centres, codes, np.flatnonzero(names == one), np.flatnonzero(names == other)):
@@ -200,12 +234,7 @@ def check_leaks(
                 size_m * _TOLERANCE_M,
             )
             leaks += zip(near[pairs[0]].tolist(), far[pairs[1]].tolist(), strict=True)
-    if leaks:
-        shown = ", ".join(f"{a} ({names[a]}) and {b} ({names[b]})" for a, b in sorted(leaks)[:5])
-        raise SplitLeakError(
-            f"{len(leaks)} pairs of chips of different splits overlap or stand closer than {guard_m} m: {shown}; "
-            "rebuild their splits with utils.split.guarded_splits and one rule"
-        )
+    return leaks
 
 
 def _bounds(fractions: Sequence[float]) -> NDArray[np.float64]:
