@@ -104,12 +104,15 @@ def _summary(
 def _next_steps(store: str, sheet: Path, dag: Path, checkpoint: Path | None) -> Panel:
     row = lance_io.scan(store, "training_data", ["uuid"], "n_accepted > 0")["uuid"]
     uuid = row[0].as_py()[:8] if len(row) else "UUID"
+    place = "" if store == lance_io.DEFAULT_STORE else f" --store {store}"
+    data = "" if store == lance_io.DEFAULT_STORE else f" --data.store={store}"
     lines = [
-        f"look     {sheet}  and  {dag}",
-        f"browse   python -m store tables --store {store}",
-        f"         python -m store show training_data --store {store} --columns uuid,split,pv_fraction,quality_score",
-        f"explain  python -m dataflows explain {uuid} --store {store}",
-        f"train    python -m training fit --data.store={store} --trainer.max_epochs=30",
+        f"look     {sheet}",
+        f"         {dag}",
+        f"browse   python -m store tables{place}",
+        f"         python -m store show training_data --columns uuid,split,pv_fraction{place}",
+        f"explain  python -m dataflows explain {uuid}{place}",
+        f"train    python -m training fit --config msi{data}",
         f"test     python -m training test --ckpt_path={checkpoint}",
     ]
     return Panel("\n".join(lines), title="[bold]next", border_style="cyan", expand=False)

@@ -23,6 +23,7 @@ from utils.types import IGNORE, ChipGrid
 _KEY = ("uuid", "input_set", "mask_recipe")
 _TILE_PX = 224
 _GAP_PX = 10
+_MOSTLY = 0.9
 _CAPTION_PX = 20
 _PV_COLOUR = (255, 196, 0)
 _IGNORE_COLOUR = (220, 60, 160)
@@ -152,7 +153,9 @@ def contact_sheet(store: str, path: str | Path, *, chips: int = 8, table: str = 
     if chips < 1:
         raise ConfigError(f"a contact sheet shows at least one chip, asked for {chips}")
     dataset = lance_io.open_table(store, table)
-    uuids = _chosen(lance_io.scan(store, table, ["uuid", "pv_fraction", "chip_role", "n_review"]), chips)
+    uuids = _chosen(
+        lance_io.scan(store, table, ["uuid", "pv_fraction", "chip_role", "n_review", "vhr_valid_fraction"]), chips
+    )
     if not uuids:
         raise StoreError(f"{table} in {store} holds no chip to show; run the build flow first")
     quoted = ", ".join(f"'{uuid}'" for uuid in uuids)
@@ -170,14 +173,16 @@ def contact_sheet(store: str, path: str | Path, *, chips: int = 8, table: str = 
 
 
 def _chosen(keys: pa.Table, count: int) -> list[str]:
-    rows = sorted(keys.to_pylist(), key=lambda row: (-(row["pv_fraction"] or 0.0), row["uuid"]))
+    everything = sorted(keys.to_pylist(), key=lambda row: (-(row["pv_fraction"] or 0.0), row["uuid"]))
+    # chips on the imagery's rim show little; they come last
+    rows = [row for row in everything if row["vhr_valid_fraction"] > _MOSTLY]
     positive = [row["uuid"] for row in rows if row["pv_fraction"]]
     review = [row["uuid"] for row in rows if row["n_review"] and not row["pv_fraction"]]
     background = sorted(row["uuid"] for row in rows if row["chip_role"] != "labelled")
     spread = positive[:: max(1, len(positive) // max(1, count - 2))][: count - 2]
     chosen = [*spread, *review[:1], *background[:1]]
-    rest = [row["uuid"] for row in rows if row["uuid"] not in chosen]
-    return (chosen + rest)[:count]
+    rest = [row["uuid"] for row in [*rows, *everything] if row["uuid"] not in chosen]
+    return list(dict.fromkeys(chosen + rest))[:count]
 
 
 def _caption(rows: pa.Table, i: int) -> str:

@@ -75,7 +75,7 @@ class LanceDataModule(LightningDataModule):
         msi_positive_fraction: float = 0.25,
         guard_m: float | None = None,
         batch_size: int = 8,
-        train_crop_px: int | None = 128,
+        train_crop_px: int | None = None,
         crops_per_chip: int = 2,
         augment: bool = True,
         stats_chips: int = 512,
@@ -141,7 +141,7 @@ class LanceDataModule(LightningDataModule):
         """Pin the table, read its keys and check the splits that ``stage`` needs."""
         self._pin(self.version)
         for split in _NEEDED.get(stage, ()):
-            key_columns.require_rows(self._key_table, split, self.where)
+            key_columns.require_pv(self._key_table, split, self.where)
         if stage == "fit":
             self._position = None
             self._prepare_fit()

@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from utils.area import FRACTION_SCALE
 from utils.errors import ConfigError, UnknownNameError
 from utils.indices import INDICES, spectral_index
+from utils.radiometry import REFLECTANCE_SCALE
 from utils.types import IGNORE, ChipProfile
 
 Mode = Literal["vhr", "msi"]
 MODES: Final = ("vhr", "msi")
 RGB: Final = ("red", "green", "blue")
-REFLECTANCE_SCALE: Final = np.float32(1e-4)
-FRACTION_SCALE: Final = 254
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class InputSpec:
 
     def _reflectance(self, chips: NDArray[np.generic]) -> NDArray[np.float32]:
         digital = chips[(slice(None), slice(None), *self.window)]
-        planes = np.where(digital == 0, np.float32(np.nan), digital.astype(np.float32) * REFLECTANCE_SCALE)
+        planes = np.where(digital == 0, np.float32(np.nan), digital.astype(np.float32) / np.float32(REFLECTANCE_SCALE))
         named = {band: planes[:, position] for position, band in enumerate(self.profile.msi_bands)}
         extra = [spectral_index(name, named) for name in self.indices]
         return np.stack([named[band] for band in self.bands] + extra, axis=1).astype(np.float32, copy=False)
@@ -129,21 +129,8 @@ def input_spec(
         if bands or indices:
             raise ConfigError("data.bands and data.indices choose multispectral channels: set data.mode to msi")
         return InputSpec(mode="vhr", profile=profile, bands=RGB)
-    if not profile.has_msi:
-        raise ConfigError("the table holds no multispectral chips, so mode msi cannot run on it; use mode vhr")
     chosen = tuple(profile.msi_bands if bands is None else bands)
-    for kind, names, known in (("band", chosen, profile.msi_bands), ("spectral index", indices, tuple(INDICES))):
-        _check_names(kind, names, known)
-    for name in indices:
-        _check_names(f"band (needed by {name})", INDICES[name].bands, profile.msi_bands)
-    if not chosen and not indices:
-        raise ConfigError("mode msi needs at least one band or index; leave data.bands out to use every band")
-    if not 0 < msi_window_px <= min(profile.msi_height, profile.msi_width):
-        shape = f"{profile.msi_height} × {profile.msi_width}"
-        raise ConfigError(f"msi_window_px is {msi_window_px}; multispectral chips have {shape} pixels")
-    if not 0 < msi_positive_fraction <= 1:
-        raise ConfigError(f"msi_positive_fraction is {msi_positive_fraction}; it is an area fraction in (0, 1]")
-    return InputSpec(
+    spec = InputSpec(
         mode="msi",
         profile=profile,
         bands=chosen,
@@ -151,6 +138,25 @@ def input_spec(
         msi_window_px=msi_window_px,
         msi_positive_fraction=msi_positive_fraction,
     )
+    _check_msi(spec)
+    return spec
+
+
+def _check_msi(spec: InputSpec) -> None:
+    profile = spec.profile
+    if not profile.has_msi:
+        raise ConfigError("the table holds no multispectral chips, so mode msi cannot run on it; use mode vhr")
+    _check_names("band", spec.bands, profile.msi_bands)
+    _check_names("spectral index", spec.indices, tuple(INDICES))
+    for name in spec.indices:
+        _check_names(f"band (needed by {name})", INDICES[name].bands, profile.msi_bands)
+    if not spec.channels:
+        raise ConfigError("mode msi needs at least one band or index; leave data.bands out to use every band")
+    if not 0 < spec.msi_window_px <= min(profile.msi_height, profile.msi_width):
+        shape = f"{profile.msi_height} × {profile.msi_width}"
+        raise ConfigError(f"msi_window_px is {spec.msi_window_px}; multispectral chips have {shape} pixels")
+    if not 0 < spec.msi_positive_fraction <= 1:
+        raise ConfigError(f"msi_positive_fraction is {spec.msi_positive_fraction}; it is an area fraction in (0, 1]")
 
 
 def _check_names(kind: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from utils.split import check_leaks
 
 SPLIT_NAMES: Final = ("train", "val", "test")
 RECIPES: Final = ("image_recipe", "mask_recipe", "index_recipe")
+_REMEDY: Final = "label a larger area, choose a finer split level in the build settings, or relax data.where"
 _COLUMNS: Final = ("uuid", "split", "pv_fraction", *RECIPES)
 
 
@@ -61,6 +62,20 @@ def split_rows(keys: pa.Table, split: str, *, known_only: bool = True) -> SplitR
     return SplitRows(uuids=tuple(chosen["uuid"].to_pylist()), offsets=offsets)
 
 
+def require_pv(keys: pa.Table, split: str, where: str | None) -> None:
+    """Refuse a split that holds no chip, or none with PV.
+
+    Raises:
+        SplitError: nothing could be learnt from the split, or no IoU be computed on it.
+    """
+    rows = require_rows(keys, split, where)
+    shares = keys.filter(pc.equal(keys["split"], split))["pv_fraction"].drop_null()
+    if not pc.any(pc.greater(shares, 0)).as_py():
+        raise SplitError(
+            f"none of the {len(rows)} chips of split {split!r} holds PV (filter: {where or 'none'}): {_REMEDY}"
+        )
+
+
 def require_rows(keys: pa.Table, split: str, where: str | None, *, known_only: bool = True) -> SplitRows:
     """:func:`split_rows`, refusing an empty answer.
 
@@ -73,8 +88,7 @@ def require_rows(keys: pa.Table, split: str, where: str | None, *, known_only: b
     counts = dict(sorted(zip(*np.unique(keys["split"].to_pylist() or [""], return_counts=True), strict=True)))
     found = ", ".join(f"{name or 'no rows'} {count}" for name, count in counts.items() if len(keys)) or "no rows"
     raise SplitError(
-        f"split {split!r} holds no chip with a known mask (rows per split: {found}; filter: {where or 'none'}). "
-        "Build more split cells, choose a finer split level or another salt in the build settings, or relax data.where"
+        f"split {split!r} holds no chip with a known mask (rows per split: {found}; filter: {where or 'none'}): {_REMEDY}"
     )
 
 

@@ -108,10 +108,11 @@ def _checkpoint_options(subcommand: str, options: Sequence[str]) -> list[str]:
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--ckpt_path")
     path = finder.parse_known_args(list(options))[0].ckpt_path
-    asking = {"-h", "--help", "--print_config"} & {option.split("=")[0] for option in options}
+    given = {option.split("=")[0] for option in options}
     if path is not None:
         return ["--config", json.dumps(checkpoint_settings(path))]
-    if subcommand != "fit" and not asking and "--config" not in options:
+    # a config file may name the checkpoint
+    if subcommand != "fit" and not given & {"-h", "--help", "--print_config", "--config"}:
         raise ConfigError(f"{subcommand} needs --ckpt_path; {_hint()}")
     return []
 

@@ -61,7 +61,7 @@ class SegmentationModule(LightningModule):
         arch: str = "Unet",
         encoder_name: str = "tu-mobilenetv3_small_100",
         encoder_weights: str | None = None,
-        lr: float = 2e-3,
+        lr: float = 3e-3,
         weight_decay: float = 1e-2,
         schedule: Literal["onecycle", "constant"] = "onecycle",
         dice_weight: float = 1.0,

@@ -73,7 +73,11 @@ def test_msi_by_packaged_name_and_own_yaml(here: Path) -> None:
 
 
 def test_resume_takes_its_settings_from_the_checkpoint(here: Path) -> None:
-    own = config(here, "small", {"data": {"batch_size": 12, "train_crop_px": 32, "where": "cloud_fraction < 1"}})
+    own = config(
+        here,
+        "small",
+        {"data": {"batch_size": 12, "train_crop_px": 32, "crops_per_chip": 1, "where": "cloud_fraction < 1"}},
+    )
     name = ["--trainer.logger.init_args.name", "resumed"]
     assert main(["fit", *QUIET, "--config", own, "--trainer.max_epochs", "1", *name]) == 0
     last = str(fit_summary("runs/resumed")["checkpoint"].with_name("last.ckpt"))

@@ -36,7 +36,7 @@ def fit(
     """Weights and batches of a short run."""
     seed_everything(1, verbose=False)
     module, uuids = SegmentationModule(in_channels=3), Uuids()
-    settings = {"batch_size": 6, "train_crop_px": 32} | data
+    settings = {"batch_size": 6, "train_crop_px": 32, "crops_per_chip": 1} | data
     trainer = Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
@@ -131,7 +131,7 @@ def test_padding_leaves_sizes_that_fit_alone_and_normalisation_is_inside() -> No
         :, None, None
     ]
     with torch.inference_mode():
-        torch.testing.assert_close(module(raw), module.network(by_hand)[:, 0])
+        torch.testing.assert_close(module(raw), module.network(by_hand)[:, 0], atol=1e-3, rtol=1e-3)
 
 
 def test_nodata_counts_as_the_mean() -> None:
