@@ -87,9 +87,8 @@ def require_rows(keys: pa.Table, split: str, where: str | None, *, known_only: b
         return rows
     counts = dict(sorted(zip(*np.unique(keys["split"].to_pylist() or [""], return_counts=True), strict=True)))
     found = ", ".join(f"{name or 'no rows'} {count}" for name, count in counts.items() if len(keys)) or "no rows"
-    raise SplitError(
-        f"split {split!r} holds no chip with a known mask (rows per split: {found}; filter: {where or 'none'}): {_REMEDY}"
-    )
+    filtered = f"rows per split: {found}; filter: {where or 'none'}"
+    raise SplitError(f"split {split!r} holds no chip with a known mask ({filtered}): {_REMEDY}")
 
 
 def check_split_leaks(keys: pa.Table, spec: InputSpec, guard_m: float) -> None:

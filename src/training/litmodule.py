@@ -187,7 +187,7 @@ class SegmentationModule(LightningModule):
         values = metrics.compute()
         metrics.reset()
         for name, value in values.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "iou")
+            self.log(f"{stage}/{name}", value, prog_bar=name == "iou", sync_dist=True)
         if values["iou"].isnan():
             rank_zero_warn(f"{stage}: no PV pixel is known or predicted, so IoU and F1 are undefined (NaN)")
 

@@ -86,10 +86,18 @@ def test_filter_narrows_and_nonsense_is_refused(store: str) -> None:
 
 def test_empty_split_says_what_there_is_and_what_to_do(store: str) -> None:
     keys = keys_of(store, "split <> 'val'")
-    with pytest.raises(SplitError, match=r"'val' holds no chip.*guard 2, test 5, train 22.*Build more split cells"):
+    with pytest.raises(SplitError, match=r"'val' holds no chip.*guard 2, test 5, train 22.*label a larger area"):
         key_columns.require_rows(keys, "val", "split <> 'val'")
     with pytest.raises(SplitError, match="no rows"):
         key_columns.require_rows(keys.slice(0, 0), "train", None)
+
+
+def test_a_split_without_pv_is_refused(store: str) -> None:
+    keys = keys_of(store)
+    key_columns.require_pv(keys, "val", None)
+    bare = keys.set_column(keys.column_names.index("pv_fraction"), "pv_fraction", pa.array([0.0] * len(keys)))
+    with pytest.raises(SplitError, match="none of the 6 chips of split 'val' holds PV"):
+        key_columns.require_pv(bare, "val", None)
 
 
 def test_chips_nearer_than_the_guard_distance_are_a_leak() -> None:

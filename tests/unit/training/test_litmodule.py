@@ -94,7 +94,8 @@ def test_a_val_split_without_pv_is_said_and_is_nan(tmp_path: Path) -> None:
     lance_io.write(tmp_path, "training_data", empty, profile=PROFILE)
     module = SegmentationModule(in_channels=3)
     with torch.no_grad():
-        module.network.segmentation_head[0].bias.fill_(-100.0)
+        for parameter, value in zip(module.network.segmentation_head[0].parameters(), (0.0, -9.0), strict=True):
+            parameter.fill_(value)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     with pytest.warns(UserWarning, match="val: no PV pixel is known or predicted"):
         (logged,) = trainer.validate(module, LanceDataModule(store=str(tmp_path)), verbose=False)
@@ -115,9 +116,10 @@ def test_checkpoint_loads_safely_and_rebuilds_the_input_pipeline(store: str, run
     assert content["hyper_parameters"]["encoder_name"] == "tu-mobilenetv3_small_100"
 
 
+@pytest.mark.parametrize("scale", [{}, {"enlarge": 4}, {"reduce": 2, "decoder_channels": [32, 16, 8, 8, 8]}])
 @pytest.mark.parametrize("size", [(12, 12), (64, 64), (33, 70), (5, 40)])
-def test_any_channel_count_and_size(size: tuple[int, int]) -> None:
-    module = SegmentationModule(in_channels=5).eval()
+def test_any_channel_count_size_and_scale(size: tuple[int, int], scale: dict[str, Any]) -> None:
+    module = SegmentationModule(in_channels=5, **scale).eval()
     with torch.inference_mode():
         assert module(torch.rand(2, 5, *size)).shape == (2, *size)
 
@@ -132,6 +134,27 @@ def test_padding_leaves_sizes_that_fit_alone_and_normalisation_is_inside() -> No
     ]
     with torch.inference_mode():
         torch.testing.assert_close(module(raw), module.network(by_hand)[:, 0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [{"enlarge": 4}, {"reduce": 2}])
+def test_scaled_networks_answer_where_they_were_asked(scale: dict[str, int]) -> None:
+    seed_everything(0, verbose=False)
+    module = SegmentationModule(in_channels=1, **scale).eval()
+    # a network that repeats its input: what comes back must lie where it was
+    module.network = torch.nn.Identity()
+    image = torch.zeros(1, 1, 24, 40)
+    image[..., 8:12, 20:24] = 1
+    with torch.inference_mode():
+        answer = module(image)[0]
+    rows, columns = torch.meshgrid(torch.arange(24.0), torch.arange(40.0), indexing="ij")
+    centre = (answer * rows).sum() / answer.sum(), (answer * columns).sum() / answer.sum()
+    assert [float(each) for each in centre] == pytest.approx([9.5, 21.5], abs=0.01)
+
+
+@pytest.mark.parametrize("scale", [{"enlarge": 0}, {"reduce": 0}, {"enlarge": 2, "reduce": 2}])
+def test_scales_that_make_no_sense(scale: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="whole numbers from 1 on"):
+        SegmentationModule(in_channels=3, **scale)
 
 
 def test_nodata_counts_as_the_mean() -> None:
