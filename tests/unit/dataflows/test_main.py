@@ -170,8 +170,13 @@ def test_an_interrupt_before_the_first_chip_is_exit_code_130(options, capsys, mo
 
     monkeypatch.setattr("dataflows.drivers.plan_build", interrupted)
     monkeypatch.setattr("dataflows.drivers.run", interrupted)
+    # a process started in the background ignores SIGINT from birth
+    interrupts = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGTERM)
-    assert main([command, *options]) == 130
+    try:
+        assert main([command, *options]) == 130
+    finally:
+        signal.signal(signal.SIGINT, interrupts)
     assert "interrupted" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
 

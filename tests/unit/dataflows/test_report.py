@@ -243,6 +243,7 @@ def test_chips_for_review_and_background_are_among_the_chosen(tmp_path):
             "pv_fraction": [0.5 - k / 50 if k < 15 else 0.0 if k < 19 else None for k in range(20)],
             "chip_role": ["labelled"] * 17 + ["background_far"] * 3,
             "n_review": [0] * 15 + [1, 1, 0, 0, 0],
+            "vhr_valid_fraction": [1.0] * 20,
         }
     )
     chosen = report._chosen(keys, 6)
@@ -251,6 +252,19 @@ def test_chips_for_review_and_background_are_among_the_chosen(tmp_path):
     for count in range(1, 25):
         some = report._chosen(keys, count)
         assert len(some) == len(set(some)) == min(count, 20)
+
+
+def test_chips_on_the_rim_are_shown_last(tmp_path):
+    keys = pa.table(
+        {
+            "uuid": ["rim", "whole"],
+            "pv_fraction": [0.9, 0.1],
+            "chip_role": ["labelled"] * 2,
+            "n_review": [0, 0],
+            "vhr_valid_fraction": [0.2, 1.0],
+        }
+    )
+    assert report._chosen(keys, 2) == ["whole", "rim"]
 
 
 def test_an_empty_table_is_refused(tmp_path):
