@@ -11,6 +11,9 @@ from utils.failures import Failure
 from utils.geo import ChipLattice
 from utils.types import ChipGrid, ChipProfile, ImagerySource, RasterChip
 
+Position = tuple[int, int, int]
+"""EPSG code of a UTM zone, and column and row on its chip lattice."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChipReads:

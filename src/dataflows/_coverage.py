@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
-from dataflows._chips import lattice_of
+from dataflows._chips import Position, lattice_of
 from utils.geo import reproject
 from utils.types import ChipGrid, ChipProfile
 
-Position = tuple[int, int, int]
 _WHOLE = 0.999
 
 

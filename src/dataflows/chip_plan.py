@@ -6,30 +6,24 @@ from uuid import uuid5
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import shapely
 from hamilton.function_modifiers import dataloader, extract_fields, tag
 from numpy.typing import NDArray
 
-from dataflows._chips import lattice_of
+from dataflows._chips import Position, lattice_of
 from dataflows._coverage import SceneCoverage
+from dataflows._positions import clear_of_other_zones, free_positions, in_area, is_near
 from store import lance_io
 from store.fingerprint import digest
 from utils.errors import AegirError, ConfigError, GeometryError, LabelsOutsideImageryError, NoImageryError
 from utils.failures import Failure
-from utils.geo import CHIP_NAMESPACE, reproject, reproject_points, s2_cell_polygon, s2_cells, s2_parents, utm_epsg
+from utils.geo import CHIP_NAMESPACE, reproject, reproject_points, s2_cells, s2_parents, utm_epsg
 from utils.prompts import prompt_geometry
 from utils.split import SPLITS, SplitRule, balanced_salts, guarded_across_zones, guarded_splits
 from utils.types import ChipProfile
 
-Position = tuple[int, int, int]
-"""EPSG code of a UTM zone, and column and row on its chip lattice."""
-
 SALTS = 64
 """Salts compared when a store gets its split rule."""
-
-NEAR_CHIPS = 1
-"""Background is near within this many chips of a labelled one; 1 is its eight neighbours."""
 
 CHIP_PLAN = pa.schema(
     [
@@ -152,7 +146,7 @@ def labelled_coverage(
         LabelsOutsideImageryError: no labelled chip is covered.
     """
     made = [position for position, found in label_chips.items() if any(label["makes_chip"] for label in found)]
-    wanted = [position for position in made if _in_area(position, aoi_bbox_lonlat, chip_profile)]
+    wanted = [position for position in made if in_area(position, aoi_bbox_lonlat, chip_profile)]
     covered, refused = scene_coverage.of(wanted)
     failures = [
         Failure.of(
@@ -238,17 +232,17 @@ def background_chips(
 ) -> pa.Table:
     """Chips of the area without any label, drawn in each partition in proportion to its labelled chips.
 
-    Near ones lie within :data:`NEAR_CHIPS` of a labelled chip, far ones beyond. Candidates are taken in the order of
+    Near ones touch a labelled chip (``_positions.NEAR_CHIPS``), far ones do not. Candidates are taken in the order of
     their ids, which are hashes, so that the draw is the same in every run and no neighbour is preferred.
     """
     partitions = _cells_of(labelled_chips, partition_level)
     parts = []
     for partition in np.unique(partitions):
         mine = labelled_chips.filter(pa.array(partitions == partition))
-        free = _free_positions(int(partition), partition_level, mine, label_chips, chip_profile)
-        clear = _clear_of_other_zones(free, label_chips, chip_profile)
-        candidates = [position for position in clear if _in_area(position, aoi_bbox_lonlat, chip_profile)]
-        near = {position for position in candidates if _is_near(position, label_chips)}
+        free = free_positions(int(partition), partition_level, mine, label_chips, chip_profile)
+        clear = clear_of_other_zones(free, label_chips, chip_profile)
+        candidates = [position for position in clear if in_area(position, aoi_bbox_lonlat, chip_profile)]
+        near = {position for position in candidates if is_near(position, label_chips)}
         for role, ratio, chosen in (
             ("background_near", background_near_ratio, near),
             ("background_far", background_far_ratio, set(candidates) - near),
@@ -366,51 +360,3 @@ def _splits(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> list[str]
         size_m = profile.gsd_m * max(profile.height, profile.width)
         splits = guarded_across_zones(centres, epsgs, splits, size_m=size_m, guard_m=rule.guard_m)
     return [str(split) for split in splits]
-
-
-def _free_positions(
-    partition: int, level: int, labelled: pa.Table, taken: dict[Position, list[dict[str, Any]]], profile: ChipProfile
-) -> list[Position]:
-    """Lattice positions whose centre lies in the partition and that no label touches."""
-    epsg = int(pc.mode(labelled["epsg"])[0]["mode"].as_py())
-    lattice = lattice_of(epsg, profile)
-    outline = reproject(s2_cell_polygon(partition), 4326, epsg)
-    ix, iy = lattice.touching(outline)
-    lonlat = reproject_points(lattice.centres(ix, iy), epsg, 4326)
-    inside = s2_parents(s2_cells(lonlat[:, 0], lonlat[:, 1], 30), level) == np.uint64(partition)
-    found = [(epsg, int(x), int(y)) for x, y in zip(ix[inside], iy[inside], strict=True)]
-    return [position for position in found if position not in taken]
-
-
-def _clear_of_other_zones(
-    positions: list[Position], label_chips: dict[Position, list[dict[str, Any]]], profile: ChipProfile
-) -> list[Position]:
-    """Positions that touch neither labels nor labelled chips on the lattice of another UTM zone."""
-    zones = {position[0] for position in positions}
-    foreign = [position for position in label_chips if zones and position[0] not in zones]
-    if not foreign:
-        return positions
-    shapes = [_footprint_lonlat(position, profile) for position in foreign]
-    shapes += [shapely.from_wkb(label["geometry"]) for position in foreign for label in label_chips[position]]
-    tree = shapely.STRtree(shapes)
-    mine = [_footprint_lonlat(position, profile) for position in positions]
-    touched = set(tree.query(mine, predicate="intersects")[0].tolist())
-    return [position for k, position in enumerate(positions) if k not in touched]
-
-
-def _footprint_lonlat(position: Position, profile: ChipProfile) -> shapely.Geometry:
-    epsg, ix, iy = position
-    return reproject(lattice_of(epsg, profile).grid(ix, iy).footprint, epsg, 4326)
-
-
-def _in_area(position: Position, aoi_bbox_lonlat: list[float] | None, profile: ChipProfile) -> bool:
-    """Whether a chip touches the area of interest."""
-    if aoi_bbox_lonlat is None:
-        return True
-    return bool(_footprint_lonlat(position, profile).intersects(shapely.box(*aoi_bbox_lonlat)))
-
-
-def _is_near(position: Position, labelled: dict[Position, list[dict[str, Any]]]) -> bool:
-    epsg, ix, iy = position
-    reach = range(-NEAR_CHIPS, NEAR_CHIPS + 1)
-    return any((epsg, ix + dx, iy + dy) in labelled for dx in reach for dy in reach)

@@ -9,9 +9,10 @@ from typing import Any
 from hamilton import driver
 
 from dataflows import mask_backends
+from dataflows.build_plan import BuildPlan, plan
 from dataflows.config import BuildConfig, from_mapping
 from dataflows.drawing import enable_notebook_display
-from dataflows.partition_loop import BuildPlan, Progress, RunSummary, plan, run_build
+from dataflows.partition_loop import Progress, RunSummary, run_build
 from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
 
@@ -106,7 +107,7 @@ def build_inputs(config: BuildConfig) -> dict[str, Any]:
 
 
 def plan_build(config: BuildConfig, *, retry_errors: bool = False) -> BuildPlan:
-    """What the build flow would do under ``config``; see :func:`dataflows.partition_loop.plan`."""
+    """What the build flow would do under ``config``; see :func:`dataflows.build_plan.plan`."""
     return plan(config, build_driver("build", config), retry_errors=retry_errors)
 
 

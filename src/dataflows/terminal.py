@@ -12,8 +12,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from dataflows import drivers
+from dataflows.build_plan import BuildPlan
 from dataflows.config import BuildConfig
-from dataflows.partition_loop import BuildPlan, RunSummary
+from dataflows.partition_loop import RunSummary
 from store.lance_io import DEFAULT_STORE
 
 

@@ -9,9 +9,7 @@ from dataflows._chips import ChipReads, planned_grid, read_each
 from store import imagery
 from utils.errors import BandError, ConfigError
 from utils.failures import Failure
-from utils.types import ChipProfile, ImagerySource, RasterChip
-
-RGB = ("red", "green", "blue")
+from utils.types import RGB_BANDS, ChipProfile, ImagerySource, RasterChip
 
 
 @tag(stage="imagery")
@@ -45,7 +43,7 @@ def vhr_scenes(vhr_imagery: ImagerySource) -> pa.Table:
     Raises:
         BandError: there is no such scene.
     """
-    return _with_bands(vhr_imagery, RGB)
+    return _with_bands(vhr_imagery, RGB_BANDS)
 
 
 @tag(stage="imagery")
@@ -95,7 +93,7 @@ def vhr_reads(
         chip_plan,
         "vhr_reads",
         vhr_imagery,
-        RGB,
+        RGB_BANDS,
         grid_of=lambda row: planned_grid(row, chip_profile).padded(halo_px),
         scene_ids_of=lambda row: row["vhr_scene_ids"],
         core_px=halo_px,

@@ -12,11 +12,10 @@ from utils.area import FRACTION_SCALE
 from utils.errors import ConfigError, UnknownNameError
 from utils.indices import INDICES, spectral_index
 from utils.radiometry import REFLECTANCE_SCALE
-from utils.types import IGNORE, ChipProfile
+from utils.types import IGNORE, RGB_BANDS, ChipProfile
 
 Mode = Literal["vhr", "msi"]
 MODES: Final = ("vhr", "msi")
-RGB: Final = ("red", "green", "blue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +127,7 @@ def input_spec(
     if mode == "vhr":
         if bands or indices:
             raise ConfigError("data.bands and data.indices choose multispectral channels: set data.mode to msi")
-        return InputSpec(mode="vhr", profile=profile, bands=RGB)
+        return InputSpec(mode="vhr", profile=profile, bands=RGB_BANDS)
     chosen = tuple(profile.msi_bands if bands is None else bands)
     spec = InputSpec(
         mode="msi",

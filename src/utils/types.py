@@ -21,6 +21,9 @@ Verdict = Literal["accept", "review", "reject", "not_in_chip"]
 S2_L2A_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 """The 12 Sentinel-2 bands of a Level-2A product, in the order they are stored."""
 
+RGB_BANDS = ("red", "green", "blue")
+"""Bands of VHR imagery, in stored order."""
+
 IGNORE = 255
 """Mask value of pixels that teach nothing: nodata, rejected or under review."""
 

@@ -1,0 +1,117 @@
+"""What a run of the build flow would do: the chips whose rows are missing, and what stands in the way of others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from hamilton.driver import Driver
+
+from dataflows.config import BuildConfig
+from dataflows.lance_writer import WITHOUT_DATA
+from store import lance_io
+from store.schemas import training_data
+from utils.errors import SchemaError
+from utils.failures import Failure
+
+_PLAN_NODES = ("label_snapshot", "prompts", "chip_plan")
+_FAILURE_NODES = ("scene_failures", "label_failures", "placement_failures", "coverage_failures")
+_MADE_ONCE = (
+    "vhr_imagery",
+    "msi_imagery",
+    "vhr_scenes",
+    "msi_scenes",
+    "mask_segmenter",
+    "refinement_steps",
+    "verdict_thresholds",
+    "split_rule",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """What a run would do."""
+
+    chips: pa.Table
+    """Every chip of the configuration, schema ``dataflows.chip_plan.CHIP_PLAN``."""
+    pending: pa.Table
+    """The chips whose row is missing, or was made with other settings, prompts or scenes."""
+    failed_before: int
+    """Chips left out because they failed before with these settings and inputs."""
+    not_taken_before: int
+    """Background chips left out because they turned out to hold no data."""
+    no_longer_planned: int
+    """Rows made with these settings that no label and no background draw asks for any more; they stay in the table."""
+    prompts: pa.Table
+    """Prompts of all chips, schema ``dataflows.chip_plan.PROMPT_PLAN``."""
+    failures: list[Failure]
+    """What cannot be used: labels, scenes, chips without imagery."""
+    made_once: Mapping[str, Any]
+    """Results every partition shares: sources, backend, split rule."""
+    label_snapshot: int
+    """Snapshot the labels were read at."""
+
+    @property
+    def partitions(self) -> list[int]:
+        """S2 cells with pending chips, in order."""
+        return sorted(set(self.pending["partition"].to_pylist()))
+
+
+def plan(config: BuildConfig, driver: Driver, *, retry_errors: bool = False) -> BuildPlan:
+    """What is missing from the store under these settings; reads labels, catalogues and key columns, writes nothing.
+
+    Raises:
+        StoreNotWritableError: the store cannot be written.
+        SchemaError: the store's table has another chip profile.
+        LabelError, ImageryError, ConfigError, CRSError: the inputs cannot be used.
+    """
+    lance_io.check_writable(config.store)
+    if lance_io.table_exists(config.store, "training_data"):
+        found = lance_io.open_table(config.store, "training_data").schema
+        if not lance_io.same_shape(found, training_data(config.profile)):
+            raise SchemaError(
+                f"training_data in {config.store} has another chip profile or schema version; "
+                "set `store` to another place for this profile"
+            )
+    results = driver.execute([*_PLAN_NODES, *_FAILURE_NODES, *_MADE_ONCE])
+    chips = results["chip_plan"]
+    done, others = _done(config, chips)
+    met = {} if retry_errors else _failed_before(config, chips)
+    stuck = met.keys() - done
+    uuids, roles = chips["uuid"].to_pylist(), chips["chip_role"].to_pylist()
+    background = {uuid for uuid, role in zip(uuids, roles, strict=True) if role != "labelled"}
+    empty = {uuid for uuid in stuck & background if met[uuid] <= WITHOUT_DATA}
+    return BuildPlan(
+        chips=chips,
+        pending=chips.filter(pa.array([uuid not in done and uuid not in stuck for uuid in uuids], pa.bool_())),
+        failed_before=len(stuck - empty),
+        not_taken_before=len(empty),
+        no_longer_planned=0 if config.aoi_bbox_lonlat else len(others),
+        prompts=results["prompts"],
+        failures=[failure for node in _FAILURE_NODES for failure in results[node]],
+        made_once={name: results[name] for name in _MADE_ONCE},
+        label_snapshot=results["label_snapshot"],
+    )
+
+
+def _done(config: BuildConfig, chips: pa.Table) -> tuple[set[str], set[str]]:
+    """Planned chips whose row was made with these settings from the inputs they have now; and rows not planned."""
+    wanted = dict(zip(chips["uuid"].to_pylist(), chips["input_set"].to_pylist(), strict=True))
+    where = f"build_config = '{config.build_config}'"
+    rows = lance_io.scan(config.store, "training_data", ["uuid", "input_set"], where)
+    made = dict(zip(rows["uuid"].to_pylist(), rows["input_set"].to_pylist(), strict=True))
+    # masks a person drew or saw are not made again by a machine
+    kept = lance_io.scan(config.store, "training_data", ["uuid"], "mask_source != 'machine'")["uuid"].to_pylist()
+    done = {uuid for uuid, inputs in made.items() if wanted.get(uuid) == inputs} | set(kept)
+    return done & wanted.keys(), made.keys() - wanted.keys()
+
+
+def _failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, set[str]]:
+    """Planned chips that failed with these settings on the inputs they have now, and their error types."""
+    wanted = dict(zip(chips["uuid"].to_pylist(), chips["input_set"].to_pylist(), strict=True))
+    where = f"uuid IS NOT NULL AND build_config = '{config.build_config}'"
+    met: dict[str, set[str]] = {}
+    for row in lance_io.scan(config.store, "errors", ["uuid", "input_set", "error_type"], where).to_pylist():
+        if wanted.get(row["uuid"]) == row["input_set"]:
+            met.setdefault(row["uuid"], set()).add(row["error_type"])
+    return met
