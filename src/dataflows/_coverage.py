@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import shapely
+from numpy.typing import NDArray
 
-from dataflows._chips import Position, lattice_of
-from utils.geo import reproject
-from utils.types import ChipGrid, ChipProfile
+from dataflows._chips import Position
+from dataflows._positions import footprints_lonlat, surroundings_lonlat
+from utils.types import ChipProfile
 
 _WHOLE = 0.999
 
@@ -40,8 +41,8 @@ class SceneCoverage:
     def of(self, positions: Sequence[Position]) -> tuple[list[dict[str, Any]], dict[Position, str]]:
         """Served positions (``position``, ``vhr_day``, ``vhr_scene_ids``, ``msi_scene_ids``); why others are not."""
         served, refused = [], {}
-        grids = [lattice_of(epsg, self._profile).grid(ix, iy) for epsg, ix, iy in positions]
-        for position, vhr, msi in zip(positions, self._vhr_days(grids), self._msi_days(grids), strict=True):
+        vhr_days, msi_days = self._vhr_days(positions), self._msi_days(positions)
+        for position, vhr, msi in zip(positions, vhr_days, msi_days, strict=True):
             if isinstance(vhr, str) or isinstance(msi, str):
                 refused[position] = vhr if isinstance(vhr, str) else str(msi)
                 continue
@@ -56,9 +57,9 @@ class SceneCoverage:
             )
         return served, refused
 
-    def _vhr_days(self, grids: list[ChipGrid]) -> list[tuple[date, list[str]] | str]:
+    def _vhr_days(self, positions: Sequence[Position]) -> list[tuple[date, list[str]] | str]:
         choices: list[tuple[date, list[str]] | str] = []
-        for days in self._vhr.days(grids):
+        for days in self._vhr.days(footprints_lonlat(positions, self._profile)):
             usable = {day: found for day, found in days.items() if self._day in (None, day)}
             if not usable:
                 wanted = f" of {self._day}" if self._day and days else ""
@@ -70,16 +71,11 @@ class SceneCoverage:
             choices.append((day, scene_ids) if enough else f"VHR scenes cover {share:.0%} of it")
         return choices
 
-    def _msi_days(self, grids: list[ChipGrid]) -> list[dict[date, list[str]] | str]:
+    def _msi_days(self, positions: Sequence[Position]) -> list[dict[date, list[str]] | str]:
         if self._msi is None:
-            return [{}] * len(grids)
-        p = self._profile
-        around = [
-            ChipGrid.around(*grid.centre, epsg=grid.epsg, gsd_m=p.msi_gsd_m, height=p.msi_height, width=p.msi_width)
-            for grid in grids
-        ]
+            return [{}] * len(positions)
         choices: list[dict[date, list[str]] | str] = []
-        for days in self._msi.days(around):
+        for days in self._msi.days(surroundings_lonlat(positions, self._profile)):
             most = max((share for share, _ in days.values()), default=0.0)
             if most < self._least or most == 0:
                 choices.append(f"multispectral scenes cover {most:.0%} of its surroundings")
@@ -95,20 +91,24 @@ class _Footprints:
         self._ids: list[str] = scenes["scene_id"].to_pylist()
         self._days: list[date] = [_day(when) for when in scenes["acquired_at"].to_pylist()]
         self._shapes = shapely.from_wkb(scenes["footprint"].to_numpy(zero_copy_only=False))
+        shapely.prepare(self._shapes)
         self._tree = shapely.STRtree(self._shapes)
 
-    def days(self, grids: list[ChipGrid]) -> list[dict[date, tuple[float, list[str]]]]:
-        """Per grid: day → share of the grid its scenes cover, and their ids, newest catalogue order."""
-        found: list[dict[date, list[int]]] = [defaultdict(list) for _ in grids]
-        outlines = np.array([reproject(grid.footprint, grid.epsg, 4326) for grid in grids], object)
-        for chip, scene in sorted(zip(*self._tree.query(outlines, predicate="intersects"), strict=True)):
-            found[chip][self._days[scene]].append(int(scene))
+    def days(self, outlines: NDArray[np.object_]) -> list[dict[date, tuple[float, list[str]]]]:
+        """Per outline (EPSG:4326): day → share of it that scenes cover, and their ids in catalogue order."""
+        found: list[dict[date, list[int]]] = [defaultdict(list) for _ in outlines]
+        chips, scenes = self._tree.query(outlines, predicate="intersects")
+        order = np.lexsort((scenes, chips))
+        for chip, scene in zip(chips[order].tolist(), scenes[order].tolist(), strict=True):
+            found[chip][self._days[scene]].append(scene)
         return [
             {day: (self._share(outlines[chip], scenes), [self._ids[s] for s in scenes]) for day, scenes in days.items()}
             for chip, days in enumerate(found)
         ]
 
     def _share(self, outline: shapely.Geometry, scenes: list[int]) -> float:
+        if any(self._shapes[scene].covers(outline) for scene in scenes):
+            return 1.0
         pieces = shapely.intersection(self._shapes[scenes], outline)
         return float(shapely.union_all(pieces).area / outline.area)
 

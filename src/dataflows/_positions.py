@@ -1,65 +1,55 @@
-"""Lattice positions a background chip may take: in the partition, in the area, clear of every label."""
+"""Outlines and centres of lattice positions in longitude and latitude."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import shapely
+from numpy.typing import NDArray
 
 from dataflows._chips import Position, lattice_of
-from utils.geo import reproject, reproject_points, s2_cell_polygon, s2_cells, s2_parents
+from utils.geo import reproject, reproject_points
 from utils.types import ChipProfile
 
-NEAR_CHIPS = 1
-"""Background is near within this many chips of a labelled one; 1 is its eight neighbours."""
+
+def footprints_lonlat(positions: Sequence[Position], profile: ChipProfile) -> NDArray[np.object_]:
+    """Outlines of lattice positions in longitude and latitude (EPSG:4326), shape (n,)."""
+    shapes = np.empty(len(positions), object)
+    epsgs, ix, iy = np.array(positions, np.int64).reshape(-1, 3).T
+    for epsg in np.unique(epsgs).tolist():
+        here = epsgs == epsg
+        shapes[here] = reproject(lattice_of(epsg, profile).footprints(ix[here], iy[here]), epsg, 4326)
+    return shapes
 
 
-def free_positions(
-    partition: int, level: int, labelled: pa.Table, taken: dict[Position, list[dict[str, Any]]], profile: ChipProfile
+def centres_lonlat(
+    epsgs: NDArray[np.int64], ix: NDArray[np.int64], iy: NDArray[np.int64], profile: ChipProfile
+) -> NDArray[np.float64]:
+    """Centres of lattice positions, shape (n, 2), columns lon, lat, EPSG:4326."""
+    centres = np.empty((len(epsgs), 2))
+    for epsg in np.unique(epsgs).tolist():
+        here = epsgs == epsg
+        centres[here] = reproject_points(lattice_of(epsg, profile).centres(ix[here], iy[here]), epsg, 4326)
+    return centres
+
+
+def within_area(
+    positions: list[Position], area_of_interest: shapely.Geometry | None, profile: ChipProfile
 ) -> list[Position]:
-    """Lattice positions whose centre lies in the partition and that no label touches."""
-    epsg = int(pc.mode(labelled["epsg"])[0]["mode"].as_py())
-    lattice = lattice_of(epsg, profile)
-    outline = reproject(s2_cell_polygon(partition), 4326, epsg)
-    ix, iy = lattice.touching(outline)
-    lonlat = reproject_points(lattice.centres(ix, iy), epsg, 4326)
-    inside = s2_parents(s2_cells(lonlat[:, 0], lonlat[:, 1], 30), level) == np.uint64(partition)
-    found = [(epsg, int(x), int(y)) for x, y in zip(ix[inside], iy[inside], strict=True)]
-    return [position for position in found if position not in taken]
-
-
-def clear_of_other_zones(
-    positions: list[Position], label_chips: dict[Position, list[dict[str, Any]]], profile: ChipProfile
-) -> list[Position]:
-    """Positions that touch neither labels nor labelled chips on the lattice of another UTM zone."""
-    zones = {position[0] for position in positions}
-    foreign = [position for position in label_chips if zones and position[0] not in zones]
-    if not foreign:
+    """Positions whose chip touches the area of interest (EPSG:4326); all of them without one."""
+    if area_of_interest is None:
         return positions
-    shapes = [footprint_lonlat(position, profile) for position in foreign]
-    shapes += [shapely.from_wkb(label["geometry"]) for position in foreign for label in label_chips[position]]
-    tree = shapely.STRtree(shapes)
-    mine = [footprint_lonlat(position, profile) for position in positions]
-    touched = set(tree.query(mine, predicate="intersects")[0].tolist())
-    return [position for k, position in enumerate(positions) if k not in touched]
+    shapely.prepare(area_of_interest)
+    inside = shapely.intersects(area_of_interest, footprints_lonlat(positions, profile))
+    return [position for position, keep in zip(positions, inside.tolist(), strict=True) if keep]
 
 
-def footprint_lonlat(position: Position, profile: ChipProfile) -> shapely.Geometry:
-    """Outline of a lattice position in longitude and latitude."""
-    epsg, ix, iy = position
-    return reproject(lattice_of(epsg, profile).grid(ix, iy).footprint, epsg, 4326)
-
-
-def in_area(position: Position, aoi_bbox_lonlat: list[float] | None, profile: ChipProfile) -> bool:
-    """Whether a chip touches the area of interest."""
-    if aoi_bbox_lonlat is None:
-        return True
-    return bool(footprint_lonlat(position, profile).intersects(shapely.box(*aoi_bbox_lonlat)))
-
-
-def is_near(position: Position, labelled: dict[Position, list[dict[str, Any]]]) -> bool:
-    """Whether a label touches one of the position's neighbours within :data:`NEAR_CHIPS`."""
-    epsg, ix, iy = position
-    reach = range(-NEAR_CHIPS, NEAR_CHIPS + 1)
-    return any((epsg, ix + dx, iy + dy) in labelled for dx in reach for dy in reach)
+def surroundings_lonlat(positions: Sequence[Position], profile: ChipProfile) -> NDArray[np.object_]:
+    """Outlines of the multispectral chips of lattice positions in longitude and latitude (EPSG:4326), shape (n,)."""
+    half = np.array([profile.msi_width, profile.msi_height]) * profile.msi_gsd_m / 2
+    shapes = np.empty(len(positions), object)
+    epsgs, ix, iy = np.array(positions, np.int64).reshape(-1, 3).T
+    for epsg in np.unique(epsgs).tolist():
+        here = epsgs == epsg
+        low, high = (lattice_of(epsg, profile).centres(ix[here], iy[here]) + sign * half for sign in (-1, 1))
+        shapes[here] = reproject(shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1]), epsg, 4326)
+    return shapes

@@ -7,14 +7,22 @@ from typing import Any
 import pyarrow as pa
 from hamilton.driver import Driver
 
+from dataflows._retirement import LabelScope, Retirement, stored_retirement
 from dataflows.config import BuildConfig
 from dataflows.lance_writer import WITHOUT_DATA
 from store import lance_io
 from store.schemas import training_data
-from utils.errors import SchemaError
 from utils.failures import Failure
 
-_PLAN_NODES = ("label_snapshot", "prompts", "chip_plan")
+_PLAN_NODES = (
+    "label_snapshot",
+    "labels",
+    "labelled_ground",
+    "area_of_interest",
+    "changed_ground",
+    "prompts",
+    "chip_plan",
+)
 _FAILURE_NODES = ("scene_failures", "label_failures", "placement_failures", "coverage_failures")
 _MADE_ONCE = (
     "vhr_imagery",
@@ -41,11 +49,13 @@ class BuildPlan:
     not_taken_before: int
     """Background chips left out because they turned out to hold no data."""
     no_longer_planned: int
-    """Rows made with these settings that no label and no background draw asks for any more; they stay in the table."""
+    """Rows made with these settings that this plan does not ask for and that stay: other days, earlier background."""
     prompts: pa.Table
     """Prompts of all chips, schema ``dataflows.chip_plan.PROMPT_PLAN``."""
     failures: list[Failure]
     """What cannot be used: labels, scenes, chips without imagery."""
+    retirement: Retirement
+    """Rows to retire: what rests on labels that are gone."""
     made_once: Mapping[str, Any]
     """Results every partition shares: sources, backend, split rule."""
     label_snapshot: int
@@ -57,8 +67,16 @@ class BuildPlan:
         return sorted(set(self.pending["partition"].to_pylist()))
 
 
-def plan(config: BuildConfig, driver: Driver, *, retry_errors: bool = False) -> BuildPlan:
+def plan(
+    config: BuildConfig, driver: Driver, *, retry_errors: bool = False, since_snapshot: int | None = None
+) -> BuildPlan:
     """What is missing from the store under these settings; reads labels, catalogues and key columns, writes nothing.
+
+    Args:
+        config: the settings.
+        driver: driver of the build flow under these settings.
+        retry_errors: take in chips that failed before.
+        since_snapshot: look only at ground that labels changed on since this snapshot of the lake; None is everywhere.
 
     Raises:
         StoreNotWritableError: the store cannot be written.
@@ -68,12 +86,9 @@ def plan(config: BuildConfig, driver: Driver, *, retry_errors: bool = False) -> 
     lance_io.check_writable(config.store)
     if lance_io.table_exists(config.store, "training_data"):
         found = lance_io.open_table(config.store, "training_data").schema
-        if not lance_io.same_shape(found, training_data(config.profile)):
-            raise SchemaError(
-                f"training_data in {config.store} has another chip profile or schema version; "
-                "set `store` to another place for this profile"
-            )
-    results = driver.execute([*_PLAN_NODES, *_FAILURE_NODES, *_MADE_ONCE])
+        lance_io.check_schema(config.store, "training_data", found, training_data(config.profile))
+    nodes = [*_PLAN_NODES, *_FAILURE_NODES, *_MADE_ONCE]
+    results = driver.execute(nodes, inputs={"since_snapshot": since_snapshot})
     chips = results["chip_plan"]
     done, others = _done(config, chips)
     met = {} if retry_errors else _failed_before(config, chips)
@@ -81,16 +96,35 @@ def plan(config: BuildConfig, driver: Driver, *, retry_errors: bool = False) -> 
     uuids, roles = chips["uuid"].to_pylist(), chips["chip_role"].to_pylist()
     background = {uuid for uuid, role in zip(uuids, roles, strict=True) if role != "labelled"}
     empty = {uuid for uuid in stuck & background if met[uuid] <= WITHOUT_DATA}
+    retirement = stored_retirement(config.store, _scope(config, results))
     return BuildPlan(
         chips=chips,
         pending=chips.filter(pa.array([uuid not in done and uuid not in stuck for uuid in uuids], pa.bool_())),
         failed_before=len(stuck - empty),
         not_taken_before=len(empty),
-        no_longer_planned=0 if config.aoi_bbox_lonlat else len(others),
+        no_longer_planned=len(others - set(retirement.chips)) if _is_whole(results) else 0,
         prompts=results["prompts"],
         failures=[failure for node in _FAILURE_NODES for failure in results[node]],
+        retirement=retirement,
         made_once={name: results[name] for name in _MADE_ONCE},
         label_snapshot=results["label_snapshot"],
+    )
+
+
+def _is_whole(results: Mapping[str, Any]) -> bool:
+    return results["area_of_interest"] is None and results["changed_ground"] is None
+
+
+def _scope(config: BuildConfig, results: Mapping[str, Any]) -> LabelScope:
+    return LabelScope(
+        sources=frozenset((config.catalog, table.table) for table in config.labels),
+        area_of_interest=results["area_of_interest"],
+        changed_ground=results["changed_ground"],
+        labels=results["labels"],
+        labelled_ground=results["labelled_ground"],
+        prompts=results["prompts"],
+        chips=results["chip_plan"],
+        profile=config.profile,
     )
 
 

@@ -10,16 +10,25 @@ import shapely
 from hamilton.function_modifiers import dataloader, extract_fields, tag
 from numpy.typing import NDArray
 
+from dataflows._background import BackgroundRule, background_positions
 from dataflows._chips import Position, lattice_of
 from dataflows._coverage import SceneCoverage
-from dataflows._positions import clear_of_other_zones, free_positions, in_area, is_near
+from dataflows._placement import LabelledGround, PlacementRule, placed_labels
+from dataflows._positions import centres_lonlat, within_area
 from store import lance_io
 from store.fingerprint import digest
-from utils.errors import AegirError, ConfigError, GeometryError, LabelsOutsideImageryError, NoImageryError
+from utils.errors import ConfigError, LabelsOutsideImageryError, NoImageryError
 from utils.failures import Failure
-from utils.geo import CHIP_NAMESPACE, reproject, reproject_points, s2_cells, s2_parents, utm_epsg
-from utils.prompts import prompt_geometry
-from utils.split import SPLITS, SplitRule, balanced_salts, guarded_across_zones, guarded_splits
+from utils.geo import CHIP_NAMESPACE, s2_cells, s2_parents
+from utils.split import (
+    SPLITS,
+    SplitRule,
+    Surroundings,
+    balanced_salts,
+    guarded_across_zones,
+    splits_under,
+    surroundings,
+)
 from utils.types import ChipProfile
 
 SALTS = 64
@@ -56,68 +65,34 @@ PROMPT_PLAN = pa.schema(
         pa.field("label_geometry", pa.binary(), nullable=False, metadata={"crs": "EPSG:4326"}),
         pa.field("utm_geometry", pa.binary(), nullable=False, metadata={"crs": "the chip's epsg"}),
         pa.field("clipped", pa.bool_(), nullable=False),
+        pa.field("installed_on", pa.date32()),
+        pa.field("area_m2", pa.float64()),
+        pa.field("capacity_mw", pa.float64()),
+        pa.field("repairs", pa.list_(pa.string()), nullable=False),
+        pa.field("merged", pa.map_(pa.string(), pa.float32()), nullable=False),
     ]
 )
 """One row per prompt on a chip."""
 
 
 @tag(stage="plan")
-@extract_fields({"label_chips": dict[Position, list[dict[str, Any]]], "placement_failures": list[Failure]})
-def label_placement(
-    labels: pa.Table,
-    chip_profile: ChipProfile,
-    margin_share: float,
-    point_box_m: float,
-    min_overlap: float,
-    max_label_m: float,
-) -> dict[str, Any]:
-    """Lattice position → labels on it, with prompt geometry in the zone's CRS and whether they make the chip labelled.
+def placement_rule(margin_share: float, point_box_m: float, min_overlap: float, max_label_m: float) -> PlacementRule:
+    """How labels become prompts and make chips."""
+    return PlacementRule(
+        margin_share=margin_share, point_box_m=point_box_m, min_overlap=min_overlap, max_label_m=max_label_m
+    )
+
+
+@tag(stage="plan")
+@extract_fields({"labelled_ground": LabelledGround, "label_prompts": pa.Table, "placement_failures": list[Failure]})
+def label_placement(labels: pa.Table, chip_profile: ChipProfile, placement_rule: PlacementRule) -> dict[str, Any]:
+    """Lattice positions that labels touch, the prompt each label becomes, and labels that have no place.
 
     A label lies on the lattice of the UTM zone of its centre; one without a zone, or without area there, is a failure.
     A chip that only a sliver of labels touches is not labelled, and no background either.
     """
-    positions: dict[Position, list[dict[str, Any]]] = defaultdict(list)
-    failures: list[Failure] = []
-    for row in labels.to_pylist():
-        try:
-            placed = _placed(row, chip_profile, margin_share, point_box_m, min_overlap, max_label_m)
-        except AegirError as error:
-            failures.append(Failure.of("label_placement", error, input_ids=(row["label_id"],)))
-            continue
-        for position, entry in placed:
-            positions[position].append(entry)
-    return {"label_chips": dict(positions), "placement_failures": failures}
-
-
-def _placed(
-    row: dict[str, Any],
-    profile: ChipProfile,
-    margin_share: float,
-    point_box_m: float,
-    min_overlap: float,
-    max_label_m: float,
-) -> list[tuple[Position, dict[str, Any]]]:
-    """One label on every lattice position it touches."""
-    lonlat = shapely.from_wkb(row["geometry"])
-    centre = lonlat.envelope.centroid
-    epsg = utm_epsg(centre.x, centre.y)
-    label = reproject(lonlat, 4326, epsg)
-    west, south, east, north = label.bounds
-    if max(east - west, north - south) > max_label_m:
-        raise GeometryError(
-            f"the label is {max(east - west, north - south):.0f} m across, `max_label_m` is {max_label_m:.0f} m; "
-            "split it in the lake, or raise the setting"
-        )
-    prompt = prompt_geometry(label, row["kind"], margin_share=margin_share, point_box_m=point_box_m)
-    lattice = lattice_of(epsg, profile)
-    entry = row | {"utm_geometry": shapely.to_wkb(prompt), "prompt": reproject(prompt, epsg, 4326)}
-    placed = []
-    for ix, iy in zip(*lattice.touching(label), strict=True):
-        chip = lattice.grid(int(ix), int(iy)).footprint
-        shared = label.intersection(chip).area
-        makes = label.area == 0 or shared >= min_overlap * min(label.area, chip.area)
-        placed.append(((epsg, int(ix), int(iy)), entry | {"makes_chip": makes, "clipped": not chip.covers(prompt)}))
-    return placed
+    ground, prompts, failures = placed_labels(labels, chip_profile, placement_rule)
+    return {"labelled_ground": ground, "label_prompts": prompts, "placement_failures": failures}
 
 
 @tag(stage="plan")
@@ -135,36 +110,49 @@ def scene_coverage(
 @tag(stage="plan")
 @extract_fields({"labelled_chips": pa.Table, "coverage_failures": list[Failure]})
 def labelled_coverage(
-    label_chips: dict[Position, list[dict[str, Any]]],
+    labels: pa.Table,
+    labelled_ground: LabelledGround,
     scene_coverage: SceneCoverage,
     chip_profile: ChipProfile,
-    aoi_bbox_lonlat: list[float] | None,
+    area_of_interest: shapely.Geometry | None,
+    changed_ground: LabelledGround | None,
 ) -> dict[str, Any]:
     """Labelled chips of the area with the scenes they are read from; and labels that no imagery covers.
+
+    An incremental plan has only those on ground that changed labels touch, or touched, and may have none.
 
     Raises:
         LabelsOutsideImageryError: no labelled chip is covered.
     """
-    made = [position for position, found in label_chips.items() if any(label["makes_chip"] for label in found)]
-    wanted = [position for position in made if in_area(position, aoi_bbox_lonlat, chip_profile)]
+    made = labelled_ground.made if changed_ground is None else changed_ground.among(labelled_ground.made)
+    wanted = within_area(made, area_of_interest, chip_profile)
     covered, refused = scene_coverage.of(wanted)
-    failures = [
+    failures = _uncovered(refused, labelled_ground, labels)
+    if not covered and changed_ground is None:
+        raise LabelsOutsideImageryError(
+            f"none of {len(wanted)} labelled chips lies on imagery: {failures[0].message if failures else 'no label'}; "
+            "check the CRS and axis order of labels and scenes, `vhr_acquired` and the area of interest"
+        )
+    return {"labelled_chips": _plan_rows(covered, "labelled", chip_profile), "coverage_failures": failures}
+
+
+def _uncovered(refused: dict[Position, str], ground: LabelledGround, labels: pa.Table) -> list[Failure]:
+    """One failure per labelled position without imagery, naming the labels on it."""
+    if not refused:
+        return []
+    asked, rows = ground.rows_at(*np.array(list(refused), np.int64).T)
+    ids = labels["label_id"].take(ground.chips["label"].take(pa.array(rows))).to_pylist()
+    named: dict[int, list[str]] = defaultdict(list)
+    for position, label_id in zip(asked.tolist(), ids, strict=True):
+        named[position].append(label_id)
+    return [
         Failure.of(
             "labelled_coverage",
             NoImageryError(f"chip {position} has labels and {reason}"),
-            input_ids=(
-                "chip {} {} {}".format(*position),
-                *sorted(label["label_id"] for label in label_chips[position]),
-            ),
+            input_ids=("chip {} {} {}".format(*position), *sorted(named[number])),
         )
-        for position, reason in refused.items()
+        for number, (position, reason) in enumerate(refused.items())
     ]
-    if not covered:
-        raise LabelsOutsideImageryError(
-            f"none of {len(wanted)} labelled chips lies on imagery: {failures[0].message if failures else 'no label'}; "
-            "check the CRS and axis order of labels and scenes, `vhr_acquired` and `aoi_bbox_lonlat`"
-        )
-    return {"labelled_chips": _plan_rows(covered, "labelled", chip_profile), "coverage_failures": failures}
 
 
 @tag(stage="plan")
@@ -192,6 +180,7 @@ def split_rule(
     split_level: int,
     split_fractions: list[float],
     guard_m: float,
+    changed_ground: LabelledGround | None,
 ) -> SplitRule:
     """The rule that gives each cell its split: the stored one, else a new one.
 
@@ -200,7 +189,7 @@ def split_rule(
 
     Raises:
         SplitError: no salt leaves every split with a labelled chip.
-        ConfigError: the store follows another rule than the settings ask for.
+        ConfigError: the store follows another rule than the settings ask for, or an incremental plan finds none.
     """
     train, val, test = split_fractions
     if stored_split_rule is not None:
@@ -211,67 +200,68 @@ def split_rule(
                 f"for {split_level}, {(train, val, test)}, {guard_m} m: keep the store's rule or use another store"
             )
         return stored_split_rule
+    if changed_ground is not None:
+        raise ConfigError("the store has no split rule yet; build it once without --since-snapshot")
     cells, counts = np.unique(_cells_of(labelled_chips, split_level), return_counts=True)
     rules = [
         SplitRule(level=split_level, salt=salt, fractions=(train, val, test), guard_m=guard_m)
         for salt in balanced_salts(cells, counts, (train, val, test), count=SALTS)
     ]
-    return max(rules, key=lambda rule: _least_usable(_splits(labelled_chips, rule, chip_profile), rule))
+    ground = _ground_of(labelled_chips, rules[0], chip_profile)
+    return max(rules, key=lambda rule: _least_usable(_splits(labelled_chips, rule, chip_profile, ground), rule))
 
 
 @tag(stage="plan")
 def background_chips(
+    labels: pa.Table,
     labelled_chips: pa.Table,
-    label_chips: dict[Position, list[dict[str, Any]]],
+    labelled_ground: LabelledGround,
     scene_coverage: SceneCoverage,
     chip_profile: ChipProfile,
     partition_level: int,
     background_near_ratio: float,
     background_far_ratio: float,
-    aoi_bbox_lonlat: list[float] | None,
+    area_of_interest: shapely.Geometry | None,
+    changed_ground: LabelledGround | None,
 ) -> pa.Table:
     """Chips of the area without any label, drawn in each partition in proportion to its labelled chips.
 
-    Near ones touch a labelled chip (``_positions.NEAR_CHIPS``), far ones do not. Candidates are taken in the order of
-    their ids, which are hashes, so that the draw is the same in every run and no neighbour is preferred.
+    Near ones touch a position that a label touches (``_background.NEAR_CHIPS``), far ones do not. Candidates are taken
+    in the order of a hash of their place, so that the draw is the same in every run and no neighbour is preferred. An
+    incremental plan draws none.
     """
-    partitions = _cells_of(labelled_chips, partition_level)
-    parts = []
-    for partition in np.unique(partitions):
-        mine = labelled_chips.filter(pa.array(partitions == partition))
-        free = free_positions(int(partition), partition_level, mine, label_chips, chip_profile)
-        clear = clear_of_other_zones(free, label_chips, chip_profile)
-        candidates = [position for position in clear if in_area(position, aoi_bbox_lonlat, chip_profile)]
-        near = {position for position in candidates if is_near(position, label_chips)}
-        for role, ratio, chosen in (
-            ("background_near", background_near_ratio, near),
-            ("background_far", background_far_ratio, set(candidates) - near),
-        ):
-            rows = _plan_rows(scene_coverage.of(sorted(chosen))[0], role, chip_profile).sort_by("uuid")
-            parts.append(rows.slice(0, round(ratio * len(mine))))
-    return pa.concat_tables(parts)
+    drawing = changed_ground is None
+    rule = BackgroundRule(
+        level=partition_level,
+        ratios={"background_near": drawing * background_near_ratio, "background_far": drawing * background_far_ratio},
+        area_of_interest=area_of_interest,
+    )
+    drawn = background_positions(labelled_chips, labels, labelled_ground, scene_coverage, rule, chip_profile)
+    return pa.concat_tables([_plan_rows(found, role, chip_profile) for role, found in drawn.items()])
 
 
 @tag(stage="plan")
-def prompts(labelled_chips: pa.Table, label_chips: dict[Position, list[dict[str, Any]]]) -> pa.Table:
+def prompts(
+    labels: pa.Table, labelled_chips: pa.Table, labelled_ground: LabelledGround, label_prompts: pa.Table
+) -> pa.Table:
     """Prompts of the labelled chips: every label that touches a chip is a prompt on it."""
-    rows = [
-        {
-            "prompt_id": str(uuid5(CHIP_NAMESPACE, f"{label['label_id']}|{chip['uuid']}|{label['kind']}")),
-            "uuid": chip["uuid"],
-            "label_id": label["label_id"],
-            "dataset": label["dataset"],
-            "label_table": label["label_table"],
-            "kind": label["kind"],
-            "geometry": shapely.to_wkb(label["prompt"]),
-            "label_geometry": label["geometry"],
-            "utm_geometry": label["utm_geometry"],
-            "clipped": label["clipped"],
-        }
-        for chip in labelled_chips.select(["uuid", "epsg", "ix", "iy"]).to_pylist()
-        for label in label_chips[chip["epsg"], chip["ix"], chip["iy"]]
-    ]
-    return pa.Table.from_pylist(rows, schema=PROMPT_PLAN)
+    on, rows = labelled_ground.rows_at(*(labelled_chips[name].to_numpy() for name in ("epsg", "ix", "iy")))
+    placed = labelled_ground.chips.take(pa.array(rows))
+    label = placed["label"].to_numpy()
+    asked = label_prompts.take(pa.array(np.searchsorted(label_prompts["label"].to_numpy(), label)))
+    own = labels.take(pa.array(label))
+    uuids = labelled_chips["uuid"].take(pa.array(on))
+    keys = zip(own["label_id"].to_pylist(), uuids.to_pylist(), own["kind"].to_pylist(), strict=True)
+    columns = {
+        "prompt_id": [str(uuid5(CHIP_NAMESPACE, f"{label_id}|{uuid}|{kind}")) for label_id, uuid, kind in keys],
+        "uuid": uuids,
+        "geometry": asked["geometry"],
+        "label_geometry": own["geometry"],
+        "utm_geometry": asked["utm_geometry"],
+        "clipped": placed["clipped"],
+    }
+    columns |= {name: own[name] for name in PROMPT_PLAN.names if name not in columns}
+    return pa.table(columns).select(PROMPT_PLAN.names).cast(PROMPT_PLAN)
 
 
 @tag(stage="plan")
@@ -317,25 +307,25 @@ def _plan_rows(covered: list[dict[str, Any]], role: str, profile: ChipProfile) -
     """Covered positions as rows with id and centre; the columns of CHIP_PLAN that do not depend on other chips."""
     names = ["uuid", "epsg", "ix", "iy", "lon", "lat", "chip_role", "vhr_scene_ids", "msi_scene_ids"]
     schema = pa.schema([CHIP_PLAN.field(name) for name in names])
-    rows = []
-    for chip in covered:
-        epsg, ix, iy = chip["position"]
-        lattice = lattice_of(epsg, profile)
-        [(lon, lat)] = reproject_points(lattice.centres(ix, iy), epsg, 4326)
-        rows.append(
-            {
-                "uuid": lattice.chip_uuid(ix, iy, chip["vhr_day"]),
-                "epsg": epsg,
-                "ix": ix,
-                "iy": iy,
-                "lon": lon,
-                "lat": lat,
-                "chip_role": role,
-                "vhr_scene_ids": chip["vhr_scene_ids"],
-                "msi_scene_ids": chip["msi_scene_ids"],
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=schema)
+    epsg, ix, iy = np.array([chip["position"] for chip in covered], np.int64).reshape(-1, 3).T
+    lonlat = centres_lonlat(epsg, ix, iy, profile)
+    columns = {
+        "uuid": [_chip_uuid(chip, profile) for chip in covered],
+        "epsg": epsg,
+        "ix": ix,
+        "iy": iy,
+        "lon": lonlat[:, 0],
+        "lat": lonlat[:, 1],
+        "chip_role": [role] * len(covered),
+        "vhr_scene_ids": pa.array([chip["vhr_scene_ids"] for chip in covered], pa.list_(pa.string())),
+        "msi_scene_ids": pa.array([chip["msi_scene_ids"] for chip in covered], pa.list_(pa.string())),
+    }
+    return pa.table(columns).cast(schema)
+
+
+def _chip_uuid(covered: dict[str, Any], profile: ChipProfile) -> str:
+    epsg, ix, iy = covered["position"]
+    return lattice_of(epsg, profile).chip_uuid(ix, iy, covered["vhr_day"])
 
 
 def _cells_of(chips: pa.Table, level: int) -> NDArray[np.uint64]:
@@ -347,16 +337,31 @@ def _least_usable(splits: list[str], rule: SplitRule) -> float:
     return min(splits.count(name) / (share * len(splits)) for name, share in rule.shares.items() if share)
 
 
-def _splits(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> list[str]:
+def _ground_of(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> dict[int, Surroundings]:
+    """EPSG code → split cells around its chips."""
+    epsgs, ix, iy = (chips[name].to_numpy() for name in ("epsg", "ix", "iy"))
+    return {
+        epsg: surroundings(
+            ix[epsgs == epsg], iy[epsgs == epsg], lattice_of(epsg, profile), level=rule.level, guard_m=rule.guard_m
+        )
+        for epsg in np.unique(epsgs).tolist()
+    }
+
+
+def _splits(
+    chips: pa.Table, rule: SplitRule, profile: ChipProfile, ground: dict[int, Surroundings] | None = None
+) -> list[str]:
     splits = np.empty(len(chips), "<U5")
-    centres = np.empty((len(chips), 2))
     epsgs = chips["epsg"].to_numpy()
-    ix, iy = chips["ix"].to_numpy(), chips["iy"].to_numpy()
-    for epsg in np.unique(epsgs):
-        here, lattice = epsgs == epsg, lattice_of(int(epsg), profile)
-        splits[here] = guarded_splits(ix[here], iy[here], lattice, rule)
-        centres[here] = lattice.centres(ix[here], iy[here])
-    if len(np.unique(epsgs)) > 1:
+    zones = _ground_of(chips, rule, profile) if ground is None else ground
+    for epsg, around in zones.items():
+        splits[epsgs == epsg] = splits_under(rule, around)
+    if len(zones) > 1:
         size_m = profile.gsd_m * max(profile.height, profile.width)
+        centres = np.empty((len(chips), 2))
+        ix, iy = chips["ix"].to_numpy(), chips["iy"].to_numpy()
+        for epsg in zones:
+            here = epsgs == epsg
+            centres[here] = lattice_of(epsg, profile).centres(ix[here], iy[here])
         splits = guarded_across_zones(centres, epsgs, splits, size_m=size_m, guard_m=rule.guard_m)
     return [str(split) for split in splits]

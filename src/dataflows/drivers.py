@@ -41,7 +41,13 @@ _AFTER_LOADER = (
 FLOWS: dict[str, Flow] = {
     "sample": Flow(modules=("dataflows.sample_region",), outputs=("sample_region_files",)),
     "build": Flow(
-        modules=("dataflows.ingest_ducklake_labels", LOADERS["local"], *_AFTER_LOADER), outputs=("sample_write",)
+        modules=(
+            "dataflows.ingest_ducklake_labels",
+            "dataflows.label_changes",
+            LOADERS["local"],
+            *_AFTER_LOADER,
+        ),
+        outputs=("sample_write",),
     ),
 }
 """Flow name → flow, with the default loader."""
@@ -106,9 +112,10 @@ def build_inputs(config: BuildConfig) -> dict[str, Any]:
     }
 
 
-def plan_build(config: BuildConfig, *, retry_errors: bool = False) -> BuildPlan:
+def plan_build(config: BuildConfig, *, retry_errors: bool = False, since_snapshot: int | None = None) -> BuildPlan:
     """What the build flow would do under ``config``; see :func:`dataflows.build_plan.plan`."""
-    return plan(config, build_driver("build", config), retry_errors=retry_errors)
+    driver = build_driver("build", config)
+    return plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
 
 
 def run(
@@ -116,6 +123,7 @@ def run(
     config: BuildConfig | Mapping[str, Any],
     *,
     retry_errors: bool = False,
+    since_snapshot: int | None = None,
     progress: Progress | Callable[[Any], None] | None = None,
 ) -> RunSummary:
     """Run a flow to its end.
@@ -124,6 +132,7 @@ def run(
         name: flow name.
         config: its settings; the flow ``sample`` takes ``root``, ``size`` and ``seed``.
         retry_errors: take in chips that failed before with these settings (flow ``build``).
+        since_snapshot: only chips that labels changed on since this snapshot of the lake (flow ``build``).
         progress: called with the summary whenever it changes.
 
     Raises:
@@ -133,7 +142,13 @@ def run(
     flow(name)
     if name == "build":
         checked = config if isinstance(config, BuildConfig) else from_mapping(config)
-        return run_build(checked, build_driver(name, checked), retry_errors=retry_errors, progress=progress)
+        return run_build(
+            checked,
+            build_driver(name, checked),
+            retry_errors=retry_errors,
+            since_snapshot=since_snapshot,
+            progress=progress,
+        )
     if isinstance(config, BuildConfig) or set(config) != {"root", "size", "seed"}:
         raise ConfigError(f"the flow {name!r} takes root, size and seed")
     run_sample(**config)

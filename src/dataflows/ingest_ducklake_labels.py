@@ -22,6 +22,11 @@ LABELS = pa.schema(
         pa.field("label_table", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
         pa.field("geometry", pa.binary(), nullable=False, metadata={"crs": "EPSG:4326", "axes": "lon, lat"}),
+        pa.field("installed_on", pa.date32()),
+        pa.field("area_m2", pa.float64()),
+        pa.field("capacity_mw", pa.float64()),
+        pa.field("repairs", pa.list_(pa.string()), nullable=False),
+        pa.field("merged", pa.map_(pa.string(), pa.float32()), nullable=False),
     ]
 )
 """Labels every later stage can trust: unique ids, valid geometry, EPSG:4326."""
@@ -52,6 +57,12 @@ def label_bbox_lonlat(aoi_bbox_lonlat: list[float] | None, chip_profile: ChipPro
     west, south, east, north = aoi_bbox_lonlat
     reach_m = 2 * chip_profile.gsd_m * max(chip_profile.height, chip_profile.width)
     return list(grown_bounds((west, south, east, north), reach_m))
+
+
+@tag(stage="labels")
+def area_of_interest(aoi_bbox_lonlat: list[float] | None) -> shapely.Geometry | None:
+    """Ground chips are made on, EPSG:4326; None is everywhere."""
+    return None if aoi_bbox_lonlat is None else shapely.box(*aoi_bbox_lonlat)
 
 
 @tag(stage="labels")
@@ -109,6 +120,8 @@ def label_check(lake_labels: pa.Table, label_bbox_lonlat: list[float] | None) ->
                 "label_table": row["label_table"],
                 "kind": kind,
                 "geometry": shapely.to_wkb(geometry),
+                "repairs": [],
+                "merged": [],
             }
         )
     if not kept:

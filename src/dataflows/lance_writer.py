@@ -20,6 +20,8 @@ from utils.types import ChipProfile
 WITHOUT_DATA = frozenset({NodataError.__name__, NoImageryError.__name__})
 """Error types of chips that hold no data."""
 
+_IN_FORCE = {"retired_at": None, "retired_snapshot": None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
@@ -35,8 +37,8 @@ class Provenance:
     """Mask backend (registry name)."""
     label_catalog: str
     """DuckLake catalogue the labels come from."""
-    label_snapshot: int
-    """Its snapshot."""
+    label_snapshot: int | None
+    """Its snapshot; None for label files."""
     margin_share: float
     """Margin added to label boxes, as a share of their sides."""
     generation: int = 0
@@ -69,6 +71,7 @@ def mask_table(mask_rows: list[dict[str, Any]], provenance: Provenance, chip_pro
         "mask_recipe": recipe,
         "run_id": provenance.run_id,
         "created_at": datetime.now(UTC),
+        **_IN_FORCE,
     }
     rows = [
         row | stamp | {"mask_id": str(uuid5(CHIP_NAMESPACE, f"{row['prompt_id']}|{row['uuid']}|{generation}|{recipe}"))}
@@ -87,9 +90,11 @@ def prompt_table(prompts: pa.Table, training_samples: list[dict[str, Any]], prov
         "label_snapshot": provenance.label_snapshot,
         "run_id": provenance.run_id,
         "created_at": datetime.now(UTC),
+        **_IN_FORCE,
     }
-    rows = prompts.drop_columns(["utm_geometry"]).to_pylist()
-    return _table([row | stamp | {"input_set": made[row["uuid"]]} for row in rows if row["uuid"] in made], PROMPTS)
+    asked = prompts.drop_columns(["utm_geometry"]).rename_columns({"area_m2": "label_area_m2"})
+    rows = asked.filter(pc.is_in(asked["uuid"], pa.array(made, pa.string()))).to_pylist()
+    return _table([row | stamp | {"input_set": made[row["uuid"]]} for row in rows], PROMPTS)
 
 
 @tag(stage="store")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from hamilton.driver import Driver
 
+from dataflows._retirement import retire
 from dataflows.build_plan import BuildPlan, plan
 from dataflows.config import BuildConfig
 from dataflows.lance_writer import Provenance
@@ -52,7 +53,13 @@ class RunSummary:
     chips_not_taken: int = 0
     """Background chips that turned out to hold no data."""
     chips_no_longer_planned: int = 0
-    """Rows of the table that nothing asks for any more, such as those of deleted labels."""
+    """Rows of the table that this plan does not ask for and that stay: other days, earlier background draws."""
+    prompts_retired: int = 0
+    """Prompts whose label was deleted, moved or merged away; they and their masks are marked."""
+    masks_retired: int = 0
+    """Masks marked with them."""
+    chips_retired: int = 0
+    """Rows deleted because their mask rested on such a label; those still planned are made again."""
     chips_pending: int = 0
     """Chips this run set out to make."""
     chips_made: int = 0
@@ -110,16 +117,23 @@ def run_partition(
 
 
 def run_build(
-    config: BuildConfig, driver: Driver, *, retry_errors: bool = False, progress: Progress | None = None
+    config: BuildConfig,
+    driver: Driver,
+    *,
+    retry_errors: bool = False,
+    since_snapshot: int | None = None,
+    progress: Progress | None = None,
 ) -> RunSummary:
     """Make every missing row; a chip or partition that fails becomes a row in ``errors`` and the rest goes on.
+
+    What rests on labels that are gone is retired first, so that a killed run never leaves it behind.
 
     Raises:
         AegirError: the inputs or the store cannot be used; nothing was started.
     """
     start = time.monotonic()
     report = progress or (lambda _: None)
-    build = plan(config, driver, retry_errors=retry_errors)
+    build = plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
     run = _described(config, build, driver)
     buffer = CommitBuffer(
         config.store,
@@ -132,11 +146,13 @@ def run_build(
     news = [failure for failure, known in zip(build.failures, met, strict=True) if retry_errors or not known]
     summary = _started(config, build, run, new_failures=len(news))
     report(summary)
-    if build.partitions or news:
+    if build.partitions or news or build.retirement:
         _record_plan(config, build)
         run.record(config.store, "running")
         buffer.fail(news)
         try:
+            if build.retirement:
+                summary.masks_retired = retire(config.store, build.retirement, build.label_snapshot)
             _run_partitions(driver, build, _provenance(config, build, run), buffer, summary, report)
             _finish(config, buffer, summary)
         except KeyboardInterrupt:
@@ -150,7 +166,7 @@ def run_build(
     if summary.status == "running":
         summary.status = "failed" if summary.failed else "done"
     summary.seconds = time.monotonic() - start
-    if build.partitions or news:
+    if build.partitions or news or build.retirement:
         run.record(config.store, summary.status, summary.counts())
     report(summary)
     return summary
@@ -178,6 +194,8 @@ def _started(config: BuildConfig, build: BuildPlan, run: Run, *, new_failures: i
         chips_failed_before=build.failed_before,
         chips_not_taken=build.not_taken_before,
         chips_no_longer_planned=build.no_longer_planned,
+        prompts_retired=len(build.retirement.prompt_ids),
+        chips_retired=len(build.retirement.chips),
         chips_skipped=len(build.chips) - len(build.pending) - build.failed_before - build.not_taken_before,
         partitions=len(build.partitions),
         inputs_failed=new_failures,

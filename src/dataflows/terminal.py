@@ -50,7 +50,9 @@ def _bar(*fields: str) -> Progress:
     )
 
 
-def build_with_progress(config: BuildConfig, *, retry_errors: bool = False) -> RunSummary:
+def build_with_progress(
+    config: BuildConfig, *, retry_errors: bool = False, since_snapshot: int | None = None
+) -> RunSummary:
     """Run the build flow under a progress bar of chips: done/total, rate, skipped, failed."""
     with _bar("skipped", "failed") as bar:
         task = bar.add_task("chips", total=None, skipped=0, failed=0)
@@ -64,7 +66,7 @@ def build_with_progress(config: BuildConfig, *, retry_errors: bool = False) -> R
                 failed=summary.failed,
             )
 
-        return drivers.run("build", config, retry_errors=retry_errors, progress=show)
+        return drivers.run("build", config, retry_errors=retry_errors, since_snapshot=since_snapshot, progress=show)
 
 
 def sample_with_progress(root: Path, size: str, seed: int) -> dict[str, Any]:
@@ -90,6 +92,7 @@ def plan_counts(build: BuildPlan) -> dict[str, Any]:
         "failed_before": build.failed_before,
         "not_taken": build.not_taken_before,
         "no_longer_planned": build.no_longer_planned,
+        "to_retire": {"prompts": len(build.retirement.prompt_ids), "chips": len(build.retirement.chips)},
         "partitions": len(build.partitions),
         "prompts": len(build.prompts),
         "roles": dict(Counter(build.pending["chip_role"].to_pylist())),
@@ -119,8 +122,9 @@ def print_summary(summary: RunSummary) -> None:
         "chips": f"{summary.chips_planned} planned, {made}",
         "failed": failed,
         "failed before": f"{summary.chips_failed_before} chips, {summary.inputs_failed_before} inputs",
+        "retired": f"{summary.prompts_retired} prompts, {summary.masks_retired} masks, {summary.chips_retired} chips",
         "left": f"{summary.chips_not_taken} background chips without data, "
-        f"{summary.chips_no_longer_planned} rows nothing asks for any more",
+        f"{summary.chips_no_longer_planned} rows of other days or earlier background draws",
         "masks": ", ".join(f"{count} {verdict}" for verdict, count in summary.masks.items()),
         "partitions": f"{summary.partitions_done} of {summary.partitions}",
         "time": f"{summary.seconds:.1f} s",

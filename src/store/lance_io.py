@@ -1,7 +1,7 @@
 """Lance tables: open, scan and the one write door (cast, validate, ``merge_insert`` on the primary key)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,8 @@ from utils.types import ChipProfile
 
 STORAGE_VERSION: Final = "2.2"
 DEFAULT_STORE = "data/lancedb"
+_RETRIES = 20
+_KEYS_PER_STATEMENT = 2000
 _INDEXED = {"training_data": ("uuid", "s2_cell"), "masks": ("mask_id", "uuid"), "prompts": ("prompt_id", "uuid")}
 
 
@@ -168,15 +170,12 @@ def write(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
     schema = schema_for(name, profile)
     rows = conform(data, schema)
     dataset = _open_or_create(uri, name, schema)
-    if not same_shape(dataset.schema, schema):
-        raise SchemaError(
-            f"table {name!r} in {uri} has another schema or chip profile than this write; give it another store"
-        )
+    check_schema(uri, name, dataset.schema, schema)
     if not len(rows):
         return WriteReceipt(table=name, version=dataset.version, inserted=0, updated=0)
     merge = dataset.merge_insert(primary_key(schema)).when_matched_update_all().when_not_matched_insert_all()
     try:
-        stats: dict[str, Any] = merge.conflict_retries(20).execute(rows)
+        stats: dict[str, Any] = merge.conflict_retries(_RETRIES).execute(rows)
     except OSError as error:
         raise _not_writable(uri, error) from error
     return WriteReceipt(
@@ -185,6 +184,64 @@ def write(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
         inserted=int(stats["num_inserted_rows"]),
         updated=int(stats["num_updated_rows"]),
     )
+
+
+def check_schema(uri: str | Path, name: str, found: pa.Schema, wanted: pa.Schema) -> None:
+    """Refuse a table on disk that this version, or this chip profile, cannot write to.
+
+    Raises:
+        SchemaError: the message says what differs.
+    """
+    if same_shape(found, wanted):
+        return
+    versions = [(schema.metadata or {}).get(b"schema_version", b"unknown").decode() for schema in (found, wanted)]
+    if versions[0] != versions[1]:
+        what = (
+            f"was written with schema version {versions[0]}, this is version {versions[1]}: it can be read, not written"
+        )
+    else:
+        what = "has another chip profile, or other columns"
+    raise SchemaError(f"table {name!r} in {uri} {what}; set `store` to another place")
+
+
+def delete(uri: str | Path, name: str, keys: Sequence[str]) -> int:
+    """Delete the rows with these primary keys from the newest version; earlier versions keep them. Returns how many.
+
+    Raises:
+        TableNotFoundError: the table does not exist.
+        StoreNotWritableError: the place cannot be written.
+    """
+    return _by_key(uri, name, keys, lambda dataset, where: dataset.delete(where, conflict_retries=_RETRIES))
+
+
+def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, str]) -> int:
+    """Set columns of the rows with these primary keys; ``values`` are SQL expressions. Returns how many rows.
+
+    Raises:
+        TableNotFoundError: the table does not exist.
+        StoreNotWritableError: the place cannot be written.
+    """
+    return _by_key(
+        uri, name, keys, lambda dataset, where: dataset.update(dict(values), where, conflict_retries=_RETRIES)
+    )
+
+
+def _by_key(
+    uri: str | Path, name: str, keys: Sequence[str], change: Callable[[lance.LanceDataset, str], object]
+) -> int:
+    done = 0
+    key = primary_key(schema_for(name))
+    for start in range(0, len(keys), _KEYS_PER_STATEMENT):
+        listed = ", ".join("'" + text.replace("'", "''") + "'" for text in keys[start : start + _KEYS_PER_STATEMENT])
+        dataset, where = open_table(uri, name), f"{key} IN ({listed})"
+        found = dataset.count_rows(where)
+        if found:
+            try:
+                change(dataset, where)
+            except OSError as error:
+                raise _not_writable(uri, error) from error
+        done += found
+    return done
 
 
 def same_shape(found: pa.Schema, wanted: pa.Schema) -> bool:

@@ -15,7 +15,7 @@ from utils.errors import SchemaError, UnknownNameError
 from utils.indices import INDICES
 from utils.types import ChipProfile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised by every change of a column's name, type or meaning."""
 
 LONLAT = "EPSG:4326"
@@ -125,6 +125,15 @@ def _msi_columns(profile: ChipProfile) -> list[pa.Field]:
     ]
 
 
+def _retirement() -> list[pa.Field]:
+    return [
+        _column(
+            "retired_at", _TIME, "When its label was found deleted, moved or merged; null while it counts.", null=True
+        ),
+        _column("retired_snapshot", pa.int64(), "Snapshot of the lake that no longer asks for it.", null=True),
+    ]
+
+
 def training_data(profile: ChipProfile | None = None) -> pa.Schema:
     """Schema of a ``training_data`` table of one profile: one row is one chip, a place at a time."""
     profile = profile or ChipProfile()
@@ -218,6 +227,7 @@ def masks(profile: ChipProfile | None = None) -> pa.Schema:
         ),
         _column("epsg", pa.int32(), "EPSG code of the mask's grid."),
         _column("transform", _AFFINE, "Affine coefficients of the mask's grid.", axes="a, b, c, d, e, f", crs="epsg"),
+        *_retirement(),
         _column("run_id", pa.string(), "Run that wrote the row (table runs)."),
         _column("created_at", _TIME, "When the row was made."),
     ]
@@ -243,7 +253,15 @@ PROMPTS = _schema(
         _column("input_set", pa.string(), "Inputs of the chip it was a prompt of (training_data.input_set)."),
         _column("label_catalog", pa.string(), "DuckLake catalogue the label was read from."),
         _column("label_table", pa.string(), "Table in the catalogue."),
-        _column("label_snapshot", pa.int64(), "Snapshot of the catalogue."),
+        _column("label_snapshot", pa.int64(), "Snapshot of the catalogue; null for label files.", null=True),
+        _column("installed_on", pa.date32(), "Day the dataset says it was installed.", null=True),
+        _column("label_area_m2", pa.float64(), "Area the dataset states.", unit="m²", null=True),
+        _column("capacity_mw", pa.float64(), "Capacity the dataset states.", unit="MW", null=True),
+        _column("repairs", pa.list_(pa.string()), "What was mended in the label's geometry, see docs/labels.md."),
+        _column(
+            "merged", pa.map_(pa.string(), pa.float32()), "Duplicates merged into the label → overlap.", unit="0-1"
+        ),
+        *_retirement(),
         _column("run_id", pa.string(), "Run that wrote the row (table runs)."),
         _column("created_at", _TIME, "When the row was made."),
     ],

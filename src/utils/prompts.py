@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import shapely
 from affine import Affine
+from numpy.typing import NDArray
 from shapely import Geometry, MultiPoint, MultiPolygon, Point, Polygon, affinity
 
 from utils.errors import ConfigError, GeometryError
@@ -26,6 +27,7 @@ from utils.types import ChipGrid, Prompt, PromptKind
 ClipState = Literal["inside", "clipped", "not_in_chip"]
 
 _BOX_TOLERANCE = 0.01
+_POLYGONS = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 _PIXEL_TOLERANCE = 1e-6
 
 
@@ -70,20 +72,47 @@ def prompt_geometry(label: Geometry, kind: PromptKind, *, margin_share: float, p
         ConfigError: the margin leaves no box, or the search box has no width.
     """
     _require_finite(label)
+    kinds = np.array([kind], object)
+    shapes: NDArray[np.object_] = np.array([label], object)
+    return prompt_geometries(shapes, kinds, margin_share=margin_share, point_box_m=point_box_m)[0]
+
+
+def prompt_geometries(
+    labels: NDArray[np.object_], kinds: NDArray[np.object_], *, margin_share: float, point_box_m: float
+) -> NDArray[np.object_]:
+    """:func:`prompt_geometry` of many labels, shape (n,); coordinates must be finite.
+
+    Raises:
+        GeometryError: a label is no polygon where its kind needs one.
+        ConfigError: the margin leaves no box, or the search box has no width.
+    """
     if margin_share <= -0.5:
         raise ConfigError(f"margin_share is {margin_share}; a box keeps some size only above -0.5")
     if point_box_m <= 0:
         raise ConfigError(f"point_box_m is {point_box_m}; a search box needs a width in metres")
-    if kind == "point":
-        west, south, east, north = label.bounds
-        half = point_box_m / 2
-        return shapely.box(west - half, south - half, east + half, north + half)
-    if not isinstance(label, Polygon | MultiPolygon):
-        raise GeometryError(f"a {kind} label is a {label.geom_type}; pass the kind that label_kind returns")
-    if kind == "polygon":
-        return _valid_polygon(label)
-    growth = 1 + 2 * margin_share
-    return affinity.scale(label.envelope, growth, growth)
+    points, boxes = kinds == "point", kinds == "box"
+    flat = np.flatnonzero(~points & ~np.isin(shapely.get_type_id(labels), _POLYGONS))
+    if len(flat):
+        row = int(flat[0])
+        raise GeometryError(f"a {kinds[row]} label is a {labels[row].geom_type}; pass the kind that label_kind returns")
+    prompts = labels.copy()
+    half = point_box_m / 2
+    west, south, east, north = shapely.bounds(labels[points]).T
+    prompts[points] = shapely.box(west - half, south - half, east + half, north + half)
+    prompts[boxes] = _grown(shapely.envelope(labels[boxes]), 1 + 2 * margin_share)
+    crossing = np.flatnonzero(~points & ~boxes & ~shapely.is_valid(labels))
+    prompts[crossing] = [_valid_polygon(labels[row]) for row in crossing]
+    return prompts
+
+
+def _grown(boxes: NDArray[np.object_], growth: float) -> NDArray[np.object_]:
+    """Boxes scaled about their centres."""
+    bounds = shapely.bounds(boxes)
+    centres = ((bounds[:, :2] + bounds[:, 2:]) / 2)[
+        np.repeat(np.arange(len(boxes)), shapely.get_num_coordinates(boxes))
+    ]
+    grown: NDArray[np.object_] = shapely.transform(boxes, lambda xy: xy * growth + centres * (1 - growth))
+    return grown
 
 
 def jittered_box(geometry: Geometry, share: float, rng: np.random.Generator) -> Polygon:

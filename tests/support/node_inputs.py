@@ -114,10 +114,12 @@ def prompts_of(asked: dict[str, list[Prompt]]) -> pa.Table:
             "label_geometry": shapely.to_wkb(reproject(one.geometry, EPSG, 4326)),
             "utm_geometry": shapely.to_wkb(one.geometry),
             "clipped": False,
+            "repairs": [],
+            "merged": [],
             "input_set": f"inputs of {uuid}",
         }
         for uuid, found in asked.items()
         for one in found
     ]
-    held = [{name: row[name] for name in PROMPT_PLAN.names} for row in rows]
+    held = [{name: row.get(name) for name in PROMPT_PLAN.names} for row in rows]
     return pa.Table.from_pylist(held, schema=PROMPT_PLAN)

@@ -60,6 +60,8 @@ def labels_of(*shapes, epsg=EPSG):
             "label_table": "pv",
             "kind": "point" if shape.geom_type == "Point" else "polygon",
             "geometry": shapely.to_wkb(reproject(shape, epsg, 4326)),
+            "repairs": [],
+            "merged": [],
         }
         for number, shape in enumerate(shapes)
     ]
@@ -90,7 +92,8 @@ def planned(nodes, shapes, *, vhr=None, msi=None, profile=RGB, rule=RULE, epsg=E
         "chip_profile": profile,
         "store": store,
     }
-    inputs |= changes
+    bbox = changes.pop("aoi_bbox_lonlat", None)
+    inputs |= changes | {"area_of_interest": None if bbox is None else shapely.box(*bbox)}
     overrides = {} if rule is None else {"split_rule": rule, "stored_split_rule": None}
     wanted = [nodes] if isinstance(nodes, str) else nodes
     results = DRIVER.execute(wanted, inputs=inputs, overrides=overrides)

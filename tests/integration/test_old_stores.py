@@ -1,0 +1,43 @@
+"""Stores written by earlier schema versions still open: frozen ones under ``tests/data``, one a version."""
+
+import shutil
+from pathlib import Path
+
+import duckdb
+import lance
+import lancedb
+import pytest
+
+from store import lance_io, listing
+from store.schemas import PROMPTS, SCHEMA_VERSION, profile_of
+from utils.errors import SchemaError
+
+FROZEN = Path(__file__).parents[1] / "data"
+ROWS = {"training_data": 60, "masks": 50, "prompts": 50, "scenes": 3, "runs": 1, "splits": 1}
+
+
+@pytest.fixture(params=[1])
+def old_store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy, so that the frozen files stay as they are."""
+    return Path(shutil.copytree(FROZEN / f"store_v{request.param}", tmp_path / "store"))
+
+
+def test_every_earlier_version_is_frozen():
+    assert sorted(path.name for path in FROZEN.glob("store_v*")) == [f"store_v{n}" for n in range(1, SCHEMA_VERSION)]
+
+
+def test_tables_open_with_every_reader(old_store):
+    assert {info.table: info.rows for info in listing.tables(old_store)} == ROWS
+    opened = lancedb.connect(str(old_store)).open_table("training_data")
+    assert opened.count_rows() == ROWS["training_data"]
+    dataset = lance.dataset(str(old_store / "training_data.lance"))
+    assert profile_of(dataset.schema).height == 16
+    chips = dataset.to_table(columns=["vhr_image_chip", "generated_mask", "split"])
+    assert chips["vhr_image_chip"].chunk(0).to_numpy_ndarray().shape[1:] == (3, 16, 16)
+    assert {len(mask) for mask in chips["generated_mask"].to_pylist()} == {256}
+    assert duckdb.sql("SELECT count(*) FROM dataset").fetchone() == (60,)
+
+
+def test_writing_to_one_is_refused_with_both_versions(old_store):
+    with pytest.raises(SchemaError, match=r"schema version 1, this is version 2"):
+        lance_io.write(old_store, "prompts", PROMPTS.empty_table())
