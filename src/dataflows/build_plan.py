@@ -48,8 +48,8 @@ class BuildPlan:
     """What cannot be used: labels, scenes, chips without imagery."""
     made_once: Mapping[str, Any]
     """Results every partition shares: sources, backend, split rule."""
-    label_snapshot: int
-    """Snapshot the labels were read at."""
+    label_snapshot: int | None
+    """Snapshot the labels were read at; None without a catalogue."""
 
     @property
     def partitions(self) -> list[int]:
@@ -86,7 +86,7 @@ def plan(config: BuildConfig, driver: Driver, *, retry_errors: bool = False) -> 
         pending=chips.filter(pa.array([uuid not in done and uuid not in stuck for uuid in uuids], pa.bool_())),
         failed_before=len(stuck - empty),
         not_taken_before=len(empty),
-        no_longer_planned=0 if config.aoi_bbox_lonlat else len(others),
+        no_longer_planned=0 if config.has_area else len(others),
         prompts=results["prompts"],
         failures=[failure for node in _FAILURE_NODES for failure in results[node]],
         made_once={name: results[name] for name in _MADE_ONCE},

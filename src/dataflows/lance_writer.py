@@ -34,9 +34,9 @@ class Provenance:
     mask_backend: str
     """Mask backend (registry name)."""
     label_catalog: str
-    """DuckLake catalogue the labels come from."""
-    label_snapshot: int
-    """Its snapshot."""
+    """DuckLake catalogue the labels come from, without passwords."""
+    label_snapshot: int | None
+    """Its snapshot; None without a catalogue."""
     margin_share: float
     """Margin added to label boxes, as a share of their sides."""
     generation: int = 0
