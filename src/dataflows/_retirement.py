@@ -1,6 +1,7 @@
 """What the store holds that no label asks for any more: prompts to retire with their masks, and chips to take back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,11 @@ from dataflows._chips import lattice_of
 from dataflows._placement import LabelledGround
 from dataflows._positions import footprints_lonlat
 from store import lance_io
+from store.catalogue_place import same_place
 from utils.types import ChipProfile
 
 PROMPT_COLUMNS = (
-    "prompt_id", "uuid", "input_set", "label_id", "label_geometry", "label_catalog", "label_table", "retired_at",
+    "prompt_id", "uuid", "input_set", "label_id", "label_geometry", "label_catalog", "label_table", "installed_on", "retired_at",
 )  # fmt: skip
 CHIP_COLUMNS = ("uuid", "input_set", "chip_role", "mask_source", "vhr_epsg", "vhr_transform")
 _SAME_DEGREES = 1e-9
@@ -41,6 +43,8 @@ class LabelScope:
 
     sources: frozenset[tuple[str, str]]
     """(``label_catalog``, ``label_table``) pairs that were read."""
+    installed: tuple[date | None, date | None] | None = None
+    """First and last day of installation that was asked for, each open when None; None is all labels."""
     area_of_interest: shapely.Geometry | None
     """Ground whose labels were read, EPSG:4326; None is everywhere."""
     changed_ground: LabelledGround | None
@@ -102,7 +106,10 @@ def stored_retirement(store: str, scope: LabelScope) -> Retirement:
     """:func:`retirement_of` what a store holds."""
     prompts = lance_io.scan(store, "prompts", list(PROMPT_COLUMNS))
     chips = lance_io.scan(store, "training_data", list(CHIP_COLUMNS))
-    return retirement_of(prompts, chips, scope)
+    places = dict(zip(*reversed(list(zip(*scope.sources, strict=True))), strict=True)) if scope.sources else {}
+    recorded = set(zip(prompts["label_catalog"].to_pylist(), prompts["label_table"].to_pylist(), strict=True))
+    same = {(place, table) for place, table in recorded if table in places and same_place(place, places[table])}
+    return retirement_of(prompts, chips, replace(scope, sources=frozenset(same)))
 
 
 def retire(store: str, retirement: Retirement, snapshot: int | None) -> int:
@@ -128,9 +135,19 @@ def _gone(prompts: pa.Table, judged: set[str], stored: set[str], scope: LabelSco
     # a prompt whose chip was taken back has no place of its own any more
     here = [uuid in judged or (scope.is_whole and uuid not in stored) for uuid in uuids]
     may = np.array([at and source in scope.sources for at, source in zip(here, sources, strict=True)], np.bool_)
+    may &= _asked_for(prompts["installed_on"], scope.installed)
     planned = pc.is_in(prompts["uuid"], scope.chips["uuid"].combine_chunks()).to_numpy()
     asked = pc.is_in(prompts["prompt_id"], scope.prompts["prompt_id"].combine_chunks()).to_numpy()
     return may & np.where(planned, ~asked, ~_unchanged(prompts, scope.labels))
+
+
+def _asked_for(installed_on: pa.ChunkedArray, installed: tuple[date | None, date | None] | None) -> NDArray[np.bool_]:
+    """Whether labels of these dates are among those asked for; undated ones always are."""
+    inside = np.ones(len(installed_on), np.bool_)
+    for day, beyond in zip(installed or (None, None), (pc.less, pc.greater), strict=True):
+        if day is not None:
+            inside &= ~pc.fill_null(beyond(installed_on, pa.scalar(day, pa.date32())), False).to_numpy()  # noqa: FBT003
+    return inside
 
 
 def _unchanged(prompts: pa.Table, labels: pa.Table) -> NDArray[np.bool_]:

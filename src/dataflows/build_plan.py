@@ -11,6 +11,7 @@ from dataflows._retirement import LabelScope, Retirement, stored_retirement
 from dataflows.config import BuildConfig
 from dataflows.lance_writer import WITHOUT_DATA
 from store import lance_io
+from store.label_mapping import label_place
 from store.schemas import training_data
 from utils.failures import Failure
 
@@ -58,8 +59,8 @@ class BuildPlan:
     """Rows to retire: what rests on labels that are gone."""
     made_once: Mapping[str, Any]
     """Results every partition shares: sources, backend, split rule."""
-    label_snapshot: int
-    """Snapshot the labels were read at."""
+    label_snapshot: int | None
+    """Snapshot the labels were read at; None without a catalogue."""
 
     @property
     def partitions(self) -> list[int]:
@@ -117,7 +118,8 @@ def _is_whole(results: Mapping[str, Any]) -> bool:
 
 def _scope(config: BuildConfig, results: Mapping[str, Any]) -> LabelScope:
     return LabelScope(
-        sources=frozenset((config.catalog, table.table) for table in config.labels),
+        sources=frozenset((label_place(table.name, config.catalog, None)[0], table.name) for table in config.labels),
+        installed=config.installed,
         area_of_interest=results["area_of_interest"],
         changed_ground=results["changed_ground"],
         labels=results["labels"],

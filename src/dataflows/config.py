@@ -4,12 +4,15 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from store.area_of_interest import is_wkt
+from store.catalogue_place import is_server, sealed
+from store.dataset_manifests import stated_manifests
 from store.ducklake_labels import LabelTable
 from store.fingerprint import digest
 from store.lance_io import DEFAULT_STORE
@@ -18,21 +21,22 @@ from utils.types import S2_L2A_BANDS, ChipProfile
 
 _NOT_IN_ROWS = {
     "store", "catalog", "snapshot", "labels", "vhr", "msi", "vhr_acquired", "aoi_bbox_lonlat", "truth", "commit_every",
+    "aoi", "installed", "keep_undated", "datasets", "manifest",
     "background_near_ratio", "background_far_ratio", "max_label_m",
 }  # fmt: skip
-_PATHS = ("catalog", "truth")
+_PATHS = ("truth", "manifest")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """Everything the build flow can be told."""
 
-    catalog: str
-    """File of the DuckLake catalogue."""
     labels: tuple[LabelTable, ...]
-    """Label tables of the catalogue and their columns."""
+    """Label tables of the catalogue, or files of labels, and their columns."""
     vhr: Mapping[str, Any]
     """``source`` (imagery source) and its options, such as ``root``."""
+    catalog: str | None = None
+    """DuckLake catalogue: a DuckDB or SQLite file, ``postgres:…`` or a URL; None where all labels are in files."""
     msi: Mapping[str, Any] | None = None
     """Likewise for multispectral imagery; None builds a table without multispectral chips."""
     store: str = DEFAULT_STORE
@@ -41,6 +45,16 @@ class BuildConfig:
     """Snapshot of the catalogue; None is the newest."""
     aoi_bbox_lonlat: tuple[float, float, float, float] | None = None
     """Area of interest: west, south, east, north in degrees (EPSG:4326); None is everything."""
+    aoi: str | None = None
+    """Area of interest as WKT in degrees, or a vector file of polygons; None is everything."""
+    installed: tuple[date | None, date | None] | None = None
+    """First and last day of installation, each open when null; None is all labels."""
+    keep_undated: bool = True
+    """Whether labels without a readable date are kept where ``installed`` is set."""
+    datasets: Mapping[str, Any] = field(default_factory=dict)
+    """Dataset name → its manifest: ``doi``, ``title``, ``licence``, ``citation``, ``url``, ``version``, ``retrieved``."""
+    manifest: str | None = None
+    """JSON or YAML file of manifests, or ``table:NAME`` of the catalogue; what ``datasets`` says wins."""
     vhr_acquired: str = "latest"
     """``latest``, or the day (ISO 8601) VHR chips are taken from."""
     chip_px: int = 256
@@ -91,7 +105,9 @@ class BuildConfig:
     """GeoJSON of true polygons, where a region has them; read by the report alone."""
 
     def __post_init__(self) -> None:
-        """Refuse values no flow could run with."""
+        """Refuse values no flow could run with; passwords leave the settings here."""
+        if self.catalog is not None:
+            object.__setattr__(self, "catalog", sealed(self.catalog))
         self._check_ranges()
         self._check_places()
 
@@ -121,10 +137,11 @@ class BuildConfig:
             raise ConfigError("; ".join(problems))
 
     def _check_places(self) -> None:
-        if not self.store or not self.catalog:
+        if not self.store or self.catalog == "":
             raise ConfigError("store and catalog must name places")
         if not self.labels:
-            raise ConfigError("labels is empty; name at least one label table of the catalogue")
+            raise ConfigError("labels is empty; name at least one label table of the catalogue, or a file")
+        self._check_labels()
         if self.vhr_acquired != "latest":
             try:
                 date.fromisoformat(self.vhr_acquired)
@@ -137,6 +154,25 @@ class BuildConfig:
             if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
                 raise ConfigError(f"aoi_bbox_lonlat {self.aoi_bbox_lonlat} is not west, south, east, north in degrees")
 
+    def _check_labels(self) -> None:
+        in_lake = [table.table for table in self.labels if table.table]
+        if in_lake and self.catalog is None:
+            raise ConfigError(
+                f"label tables {', '.join(in_lake)} are in a lake, and `catalog` is missing; "
+                "set it, or give labels as `file`"
+            )
+        names = [table.name for table in self.labels]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"labels names {', '.join(twice)} twice; one entry per table, file or layer")
+        if self.installed is not None:
+            first, last = self.installed
+            if first is not None and last is not None and first > last:
+                raise ConfigError(f"installed is {first} to {last}; the first day comes first")
+        if self.manifest is not None and self.manifest.startswith("table:") and self.catalog is None:
+            raise ConfigError(f"manifest {self.manifest} is in a lake, and `catalog` is missing")
+        stated_manifests(self.datasets)
+
     @property
     def profile(self) -> ChipProfile:
         """The profile of the tables this build writes."""
@@ -148,6 +184,11 @@ class BuildConfig:
             msi_height=self.msi_px,
             msi_width=self.msi_px,
         )
+
+    @property
+    def has_area(self) -> bool:
+        """Whether less than all labels are asked for: an area, or dates."""
+        return self.aoi_bbox_lonlat is not None or self.aoi is not None or self.installed is not None
 
     @property
     def row_settings(self) -> dict[str, Any]:
@@ -198,6 +239,12 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     """
     if value is None and "None" in str(kind):
         return None
+    if name == "installed":
+        return _installed(value)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} is true or false, got {value!r}")
+        return value
     if name in ("aoi_bbox_lonlat", "split_fractions"):
         wanted = 4 if name == "aoi_bbox_lonlat" else 3
         if not isinstance(value, list | tuple) or len(value) != wanted:
@@ -209,13 +256,27 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         return tuple(value)
     if kind in (int, float) or name == "snapshot":
         return _number(name, value, float if kind is float else int)
-    if kind is str or name == "truth":
+    if kind is str or str(kind) == "str | None":
         if value is None or isinstance(value, Mapping | list | tuple | bool):
             raise ConfigError(f"{name} must be text, got {value!r}")
         return str(value)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name} must be a mapping of settings, got {value!r}")
     return dict(value)
+
+
+def _installed(value: object) -> tuple[date | None, date | None]:
+    """First and last day from ISO text, days or null."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ConfigError(f"installed is a first and a last day, such as [2018-01-01, null]; got {value!r}")
+    days: list[date | None] = []
+    for part in value:
+        try:
+            day = part.date() if isinstance(part, datetime) else part
+            days.append(day if day is None or isinstance(day, date) else date.fromisoformat(day))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"installed: {part!r} is no day; give ISO days such as 2018-01-01, or null") from error
+    return days[0], days[1]
 
 
 def _number(name: str, value: object, kind: object) -> float:
@@ -259,14 +320,43 @@ def load(path: str | Path, **changes: Any) -> BuildConfig:
     if flow != "build":
         raise ConfigError(f"{file} holds settings of the flow {flow!r}, not of `build`")
     for name in _PATHS:
-        if values.get(name):
+        if values.get(name) and not str(values[name]).startswith("table:"):
             values[name] = _beside(file, name, values[name])
+    _place_labels(file, values)
     for name in ("vhr", "msi"):
         if isinstance(values.get(name), dict) and "root" in values[name]:
             values[name] = {**values[name], "root": _beside(file, f"{name}.root", values[name]["root"])}
     if "store" not in values and (store := os.environ.get("AEGIR_STORE")):
         values["store"] = store
     return from_mapping(values | changes)
+
+
+def _place_labels(file: Path, values: dict[str, Any]) -> None:
+    """Make places of catalogue, area and label files relative to the settings' file."""
+    catalog, aoi, labels = (values.get(name) for name in ("catalog", "aoi", "labels"))
+    if isinstance(catalog, str) and catalog and not is_server(catalog):
+        prefix, rest = _prefix(catalog)
+        values["catalog"] = prefix + _beside(file, "catalog", rest)
+    elif catalog and not isinstance(catalog, str):
+        _beside(file, "catalog", catalog)
+    if isinstance(aoi, str) and aoi and not is_wkt(aoi):
+        values["aoi"] = _beside(file, "aoi", aoi)
+    if isinstance(labels, list):
+        values["labels"] = [
+            {**entry, "file": _beside(file, "labels.file", entry["file"])}
+            if isinstance(entry, dict) and entry.get("file")
+            else entry
+            for entry in labels
+        ]
+
+
+def _prefix(catalog: str) -> tuple[str, str]:
+    """The kind a catalogue is called by, with its colon, and its path."""
+    path, prefix = catalog, ""
+    for kind in ("ducklake:", "sqlite:", "duckdb:"):
+        if path.lower().startswith(kind):
+            path, prefix = path[len(kind) :], prefix + kind
+    return prefix, path
 
 
 def _beside(file: Path, name: str, place: object) -> str:

@@ -43,6 +43,7 @@ FLOWS: dict[str, Flow] = {
     "build": Flow(
         modules=(
             "dataflows.ingest_ducklake_labels",
+            "dataflows.label_deduplication",
             "dataflows.label_changes",
             LOADERS["local"],
             *_AFTER_LOADER,
@@ -94,7 +95,7 @@ def build_inputs(config: BuildConfig) -> dict[str, Any]:
     if config.mask_backend not in mask_backends.names():
         raise UnknownNameError("mask backend", config.mask_backend, mask_backends.names())
     same = (
-        "catalog", "snapshot", "store", "vhr_acquired", "halo_px", "min_valid_fraction",
+        "catalog", "snapshot", "aoi", "keep_undated", "store", "vhr_acquired", "halo_px", "min_valid_fraction",
         "mask_backend", "margin_share", "point_box_m", "min_overlap", "max_label_m",
         "background_near_ratio", "background_far_ratio",
         "partition_level", "split_level", "guard_m", "h3_resolution",
@@ -102,6 +103,7 @@ def build_inputs(config: BuildConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in same} | {
         "label_tables": list(config.labels),
         "aoi_bbox_lonlat": list(config.aoi_bbox_lonlat) if config.aoi_bbox_lonlat else None,
+        "installed": list(config.installed) if config.installed else None,
         "split_fractions": list(config.split_fractions),
         "vhr": dict(config.vhr),
         "msi": dict(config.msi) if config.msi else None,

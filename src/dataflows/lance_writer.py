@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from hamilton.function_modifiers import datasaver, tag
 
 from store.commit_buffer import CommitBuffer
+from store.label_mapping import label_place
 from store.schemas import PROMPTS, masks, training_data
 from utils.errors import NodataError, NoImageryError
 from utils.failures import Failure
@@ -35,10 +36,10 @@ class Provenance:
     """Stage (image, mask, index) → recipe."""
     mask_backend: str
     """Mask backend (registry name)."""
-    label_catalog: str
-    """DuckLake catalogue the labels come from."""
+    label_catalog: str | None
+    """DuckLake catalogue of label tables, without passwords; None where all labels are in files."""
     label_snapshot: int | None
-    """Its snapshot; None for label files."""
+    """Its snapshot; None without a catalogue."""
     margin_share: float
     """Margin added to label boxes, as a share of their sides."""
     generation: int = 0
@@ -86,15 +87,17 @@ def prompt_table(prompts: pa.Table, training_samples: list[dict[str, Any]], prov
     made = {row["uuid"]: row["input_set"] for row in training_samples}
     stamp = {
         "margin_share": provenance.margin_share,
-        "label_catalog": provenance.label_catalog,
-        "label_snapshot": provenance.label_snapshot,
         "run_id": provenance.run_id,
         "created_at": datetime.now(UTC),
         **_IN_FORCE,
     }
     asked = prompts.drop_columns(["utm_geometry"]).rename_columns({"area_m2": "label_area_m2"})
     rows = asked.filter(pc.is_in(asked["uuid"], pa.array(made, pa.string()))).to_pylist()
-    return _table([row | stamp | {"input_set": made[row["uuid"]]} for row in rows], PROMPTS)
+    for row in rows:
+        row["input_set"] = made[row["uuid"]]
+        place = label_place(row["label_table"], provenance.label_catalog, provenance.label_snapshot)
+        row["label_catalog"], row["label_snapshot"] = place
+    return _table([row | stamp for row in rows], PROMPTS)
 
 
 @tag(stage="store")

@@ -18,7 +18,9 @@ from dataflows.config import BuildConfig
 from dataflows.lance_writer import Provenance
 from store import lance_io
 from store.commit_buffer import CommitBuffer
-from store.fingerprint import checksum
+from store.dataset_manifests import DatasetManifest, manifest_table, manifests_of, read_manifests
+from store.ducklake import catalog_fingerprint
+from store.label_files import file_checksums
 from store.lineage import Run, recipe, stage_code
 from store.schemas import SPLITS
 from utils.errors import AegirError
@@ -134,7 +136,8 @@ def run_build(
     start = time.monotonic()
     report = progress or (lambda _: None)
     build = plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
-    run = _described(config, build, driver)
+    manifests = _manifests(config, build)
+    run = _described(config, build, driver, manifests)
     buffer = CommitBuffer(
         config.store,
         config.profile,
@@ -148,6 +151,7 @@ def run_build(
     report(summary)
     if build.partitions or news or build.retirement:
         _record_plan(config, build)
+        lance_io.write(config.store, "datasets", manifest_table(manifests.values(), run.run_id))
         run.record(config.store, "running")
         buffer.fail(news)
         try:
@@ -172,7 +176,13 @@ def run_build(
     return summary
 
 
-def _described(config: BuildConfig, build: BuildPlan, driver: Driver) -> Run:
+def _manifests(config: BuildConfig, build: BuildPlan) -> dict[str, DatasetManifest]:
+    """Dataset → manifest, for every dataset with a prompt."""
+    known = read_manifests(config.datasets, config.manifest, catalog=config.catalog, snapshot=build.label_snapshot)
+    return manifests_of(pc.unique(build.prompts["dataset"]).to_pylist(), known)
+
+
+def _described(config: BuildConfig, build: BuildPlan, driver: Driver, manifests: dict[str, DatasetManifest]) -> Run:
     recipes, code = stage_recipes(config, build, driver)
     return Run(
         flow="build",
@@ -180,7 +190,7 @@ def _described(config: BuildConfig, build: BuildPlan, driver: Driver) -> Run:
         config=asdict(config),
         recipes=recipes,
         code=code,
-        inputs=_inputs(config, build),
+        inputs=_inputs(config, build) | {"datasets": {name: found.key for name, found in manifests.items()}},
     )
 
 
@@ -295,9 +305,12 @@ def _inputs(config: BuildConfig, build: BuildPlan) -> dict[str, Any]:
             scenes[kind] = dict(zip(found["scene_id"].to_pylist(), found["checksum"].to_pylist(), strict=True))
     return {
         "catalog": config.catalog,
-        "catalog_checksum": checksum(config.catalog),
+        "catalog_checksum": catalog_fingerprint(config.catalog) if config.catalog is not None else None,
         "label_snapshot": build.label_snapshot,
-        "label_tables": [table.table for table in config.labels],
+        "label_tables": [table.name for table in config.labels],
+        "label_files": {
+            name: found for table in config.labels if table.file for name, found in file_checksums(table).items()
+        },
         "scenes": scenes,
     }
 

@@ -138,16 +138,27 @@ def print_summary(summary: RunSummary) -> None:
         console.print(f"what failed: python -m store show errors --store {summary.store}", style="yellow")
 
 
+def dataset_text(name: str, manifest: dict[str, Any] | None) -> str:
+    """A dataset and where it comes from, in one line."""
+    if manifest is None or manifest["origin"] == "unknown":
+        return f"dataset {name}: DOI, licence and citation unknown"
+    told = [f"doi:{manifest['doi']}" if manifest["doi"] else "DOI unknown", manifest["licence"] or "licence unknown"]
+    told += [str(manifest[key]) for key in ("title", "version", "citation", "url") if manifest[key]]
+    return f"dataset {name}: {'; '.join(told)}"
+
+
 def print_chain(chain: dict[str, Any]) -> None:
     """Show the chain behind one chip: label → image → code → mask."""
     chip, run = chain["chip"], chain["run"]
     tree = Tree(f"chip {chip['uuid']}  {chip['chip_role']}, split {chip['split']}, S2 cell {chip['s2_cell']:x}")
     labels = tree.add(f"labels: {len(chain['prompts'])} prompts")
     for prompt in chain["prompts"]:
+        version = f" at snapshot {prompt['label_snapshot']}" if prompt["label_snapshot"] is not None else ""
         labels.add(
-            f"{prompt['kind']} {prompt['label_id']} from {prompt['label_table']} "
-            f"at snapshot {prompt['label_snapshot']} of {prompt['label_catalog']}"
+            f"{prompt['kind']} {prompt['label_id']} from {prompt['label_table']}{version} of {prompt['label_catalog']}"
         )
+    for name, manifest in chain.get("datasets", {}).items():
+        labels.add(dataset_text(name, manifest))
     images = tree.add(f"images: recipe {chip['image_recipe']}")
     for scene in chain["scenes"]:
         images.add(f"{scene['scene_id']}, {scene['sensor']}, {scene['acquired_at']:%Y-%m-%d} ({scene['source']})")

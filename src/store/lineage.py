@@ -164,7 +164,24 @@ def explain(uri: str | Path, uuid: str) -> dict[str, Any]:
             run[column] = json.loads(run[column] or "null")
     found = (runs[0]["inputs"] or {}).get("scenes", {}) if runs else {}
     known = _scenes(uri, row, found)
-    return {"chip": row, "prompts": prompts, "masks": masks, "scenes": known, "run": runs[0] if runs else None}
+    keys = (runs[0]["inputs"] or {}).get("datasets", {}) if runs else {}
+    return {
+        "chip": row,
+        "prompts": prompts,
+        "datasets": _datasets(uri, {prompt["dataset"] for prompt in prompts}, keys),
+        "masks": masks,
+        "scenes": known,
+        "run": runs[0] if runs else None,
+    }
+
+
+def _datasets(uri: str | Path, names: set[str], keys: Mapping[str, str]) -> dict[str, dict[str, Any] | None]:
+    """Dataset → its manifest as the run that made the chip knew it; None where the run recorded none."""
+    wanted = sorted({keys[name] for name in names if name in keys})
+    where = " OR ".join(f"dataset_key = '{_escaped(key)}'" for key in wanted)
+    rows = lance_io.scan(uri, "datasets", _columns("datasets", but=set()), where).to_pylist() if wanted else []
+    found = {row["dataset"]: row for row in rows}
+    return {name: found.get(name) for name in sorted(names)}
 
 
 def _scenes(

@@ -251,9 +251,11 @@ PROMPTS = _schema(
         _column("margin_share", pa.float32(), "Margin added on each side of a label's box.", unit="share of that side"),
         _column("clipped", pa.bool_(), "Whether the prompt reaches beyond the chip."),
         _column("input_set", pa.string(), "Inputs of the chip it was a prompt of (training_data.input_set)."),
-        _column("label_catalog", pa.string(), "DuckLake catalogue the label was read from."),
-        _column("label_table", pa.string(), "Table in the catalogue."),
-        _column("label_snapshot", pa.int64(), "Snapshot of the catalogue; null for label files.", null=True),
+        _column(
+            "label_catalog", pa.string(), "DuckLake catalogue, without passwords, or file the label was read from."
+        ),
+        _column("label_table", pa.string(), "Table in the catalogue, or file: and the place of the file."),
+        _column("label_snapshot", pa.int64(), "Snapshot of the catalogue; null for files.", null=True),
         _column("installed_on", pa.date32(), "Day the dataset says it was installed.", null=True),
         _column("label_area_m2", pa.float64(), "Area the dataset states.", unit="m²", null=True),
         _column("capacity_mw", pa.float64(), "Capacity the dataset states.", unit="MW", null=True),
@@ -301,7 +303,11 @@ RUNS = _schema(
         _column("config", pa.string(), "JSON: the settings."),
         _column("recipes", pa.string(), "JSON: stage → recipe hash."),
         _column("code", pa.string(), "JSON: stage → {module → hash of its code}."),
-        _column("inputs", pa.string(), "JSON: catalogue, snapshot and label tables; kind → scene id → checksum."),
+        _column(
+            "inputs",
+            pa.string(),
+            "JSON: catalogue, snapshot, label tables and files, dataset → key; kind → scene id → checksum.",
+        ),
         _column("packages", pa.string(), "JSON: package → version."),
         _column("counts", pa.string(), "JSON: the run's summary; null while running.", null=True),
     ],
@@ -343,9 +349,29 @@ SPLITS = _schema(
     ],
 )
 
+DATASETS = _schema(
+    "datasets",
+    "Where label datasets come from. One row per dataset and content of its manifest.",
+    [
+        _column("dataset_key", pa.string(), "Hash of the dataset's name and manifest.", key=True),
+        _column("dataset", pa.string(), "Dataset (prompts.dataset)."),
+        _column("doi", pa.string(), "DOI, without the resolver; null when not known.", null=True),
+        _column("title", pa.string(), "Title; null when not known.", null=True),
+        _column("licence", pa.string(), "Licence; null when not known.", null=True),
+        _column("citation", pa.string(), "How to cite it; null when not known.", null=True),
+        _column("url", pa.string(), "Where it lives; null when not known.", null=True),
+        _column("version", pa.string(), "Version or release; null when not known.", null=True),
+        _column("retrieved", pa.date32(), "Day it was fetched; null when not known.", null=True),
+        _column("extra", pa.string(), "JSON: what else the manifest says; null without any.", null=True),
+        _column("origin", pa.string(), "Where the manifest was read: settings, file or table; or unknown."),
+        _column("run_id", pa.string(), "Latest run that used it (table runs)."),
+        _column("recorded_at", _TIME, "When that run recorded it."),
+    ],
+)
+
 TABLES: dict[str, pa.Schema] = {
     schema.metadata[b"table"].decode(): schema
-    for schema in (TRAINING_DATA, MASKS, PROMPTS, SCENES, RUNS, ERRORS, SPLITS)
+    for schema in (TRAINING_DATA, MASKS, PROMPTS, SCENES, RUNS, ERRORS, SPLITS, DATASETS)
 }
 """Table name → schema (of the default profile where a table has one)."""
 

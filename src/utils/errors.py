@@ -9,6 +9,9 @@ Each message says what was found, where, and what to do next.
     │   └── UnknownNameError        a name is not in a registry; the message lists what is
     ├── LabelError                  labels cannot be read or used
     │   ├── CatalogNotFoundError    no DuckLake catalogue at the given place
+    │   │   └── CatalogUnreachableError   the database server of a catalogue does not answer or refuses
+    │   ├── ExtensionMissingError   a DuckDB extension is not installed, or of another version
+    │   ├── LabelFileError          a file of labels is missing, unreadable or lacks a layer or CRS
     │   ├── CatalogEmptyError       the catalogue, or the label table in it, holds nothing
     │   ├── LabelTableError         a label table lacks a mapped table or column
     │   └── LabelsOutsideImageryError   no label touches any scene
@@ -55,6 +58,18 @@ class LabelError(AegirError):
 
 class CatalogNotFoundError(LabelError):
     """There is no DuckLake catalogue at the given place."""
+
+
+class CatalogUnreachableError(CatalogNotFoundError):
+    """The database server of a catalogue does not answer, or refuses."""
+
+
+class ExtensionMissingError(LabelError):
+    """A DuckDB extension is not installed, or of another version than DuckDB."""
+
+
+class LabelFileError(LabelError):
+    """A file of labels is missing, cannot be read, or lacks a layer or CRS."""
 
 
 class CatalogEmptyError(LabelError):

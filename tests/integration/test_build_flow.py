@@ -499,7 +499,7 @@ def test_aoi_is_pushed_down_to_the_lake(region):
         sql, parameters = label_query(connection, LabelTable(table="pv", id="id", geometry="geometry"), 6, west)
         plan = connection.execute(f"EXPLAIN {sql}", parameters).fetchall()[0][1]
     scan = plan[plan.index("DUCKLAKE_SCAN") :]
-    assert "ST_Intersects" in scan
+    assert "st_intersects_extent" in scan.lower()
     drivers.run("build", region.settings)
     build = drivers.plan_build(from_mapping(region.settings | {"aoi_bbox_lonlat": list(west)}))
     assert set(build.prompts["label_id"].to_pylist()) == {"pv/0"}

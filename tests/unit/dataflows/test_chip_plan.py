@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dataflows import chip_plan as module
 from dataflows.config import from_mapping
 from dataflows.drivers import build_inputs
-from dataflows.ingest_ducklake_labels import LABELS
+from dataflows.label_deduplication import DISTINCT_LABELS as LABELS
 from support.store_rows import replaced, rows_for
 from utils.errors import ConfigError, LabelsOutsideImageryError
 from utils.geo import ChipLattice, reproject, reproject_points, s2_cell_polygon

@@ -31,7 +31,24 @@ def test_defaults_make_a_table_of_the_default_profile():
     ("changes", "words"),
     [
         ({"colour": "red"}, "unknown .*colour"),
-        ({"catalog": None}, "catalog"),
+        ({"catalog": None}, "label tables pv are in a lake, and `catalog` is missing"),
+        ({"catalog": ""}, "catalog must name"),
+        ({"labels": [{"table": "pv", "id": "i", "geometry": "g"}] * 2}, "labels names pv twice"),
+        ({"labels": [{"table": "pv", "file": "pv.gpkg"}]}, "either `table`"),
+        ({"labels": [{"table": "pv", "preset": "mars"}]}, "unknown preset 'mars'"),
+        ({"labels": [{"file": "pv.gpkg", "id": 3}]}, "id must be text"),
+        ({"labels": [{"file": "pv.gpkg", "axes": "zx"}]}, "axes is 'zx'"),
+        ({"labels": [{"file": "pv.gpkg", "expected_bbox_lonlat": [9, 47, 8, 48]}]}, "expected_bbox_lonlat"),
+        ({"labels": [{"file": "pv.gpkg", "override_crs": True}]}, "needs a `crs`"),
+        ({"labels": [{"table": "pv", "layer": "a", "id": "i", "geometry": "g"}]}, "`layer` belongs to a `file`"),
+        ({"installed": [2018]}, "first and a last day"),
+        ({"installed": ["2018-13-01", None]}, "is no day"),
+        ({"installed": [2018, None]}, "is no day"),
+        ({"installed": ["2019-01-01", "2018-01-01"]}, "the first day comes first"),
+        ({"keep_undated": "yes"}, "keep_undated is true or false"),
+        ({"datasets": {"a": "b"}}, "datasets.a is a mapping"),
+        ({"datasets": {"a": {"colour": "red"}}}, "unknown colour"),
+        ({"datasets": {"a": {"retrieved": "soon"}}}, "give a day"),
         ({"labels": {"table": "pv"}}, "labels is a list"),
         ({"labels": "pv"}, "labels is a list"),
         ({"labels": ["pv"]}, "label table"),
@@ -91,7 +108,7 @@ def test_settings_that_make_no_sense(changes, words):
         made(**({"msi": {"source": "local", "root": "msi"}} | changes))
 
 
-@pytest.mark.parametrize("name", ["catalog", "labels", "vhr"])
+@pytest.mark.parametrize("name", ["labels", "vhr"])
 def test_what_has_no_default_is_missing(name):
     with pytest.raises(ConfigError, match=rf"missing \['{name}'\]"):
         from_mapping({key: value for key, value in LEAST.items() if key != name})

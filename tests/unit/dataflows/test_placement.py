@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataflows._placement import PlacementRule, placed_labels
-from dataflows.ingest_ducklake_labels import LABELS
+from dataflows.label_deduplication import DISTINCT_LABELS as LABELS
 from utils.errors import GeometryError
 from utils.geo import ChipLattice, reproject, utm_epsg
 from utils.prompts import prompt_geometry
