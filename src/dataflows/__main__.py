@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("flow", nargs="?", default="build", help="flow (default build)")
         _settings_options(command)
         command.add_argument("--retry-errors", action="store_true", help="take in chips that failed before")
+        command.add_argument(
+            "--since-snapshot", type=int, metavar="N", help="only chips that labels changed on since this lake snapshot"
+        )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.set_defaults(command=function)
 
@@ -116,7 +119,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     flow(arguments.flow)
     if arguments.flow != "build":
         raise ConfigError(f"the flow {arguments.flow!r} has no plan; `build` has")
-    build = plan_build(_config(arguments), retry_errors=arguments.retry_errors)
+    build = plan_build(_config(arguments), retry_errors=arguments.retry_errors, since_snapshot=arguments.since_snapshot)
     if arguments.json:
         print(json.dumps(terminal.plan_counts(build)))
     else:
@@ -131,7 +134,9 @@ def _run(arguments: argparse.Namespace) -> int:
     flow(arguments.flow)
     if arguments.flow != "build":
         raise ConfigError(f"`run` runs `build`; the flow {arguments.flow!r} has its own command")
-    summary = terminal.build_with_progress(_config(arguments), retry_errors=arguments.retry_errors)
+    summary = terminal.build_with_progress(
+        _config(arguments), retry_errors=arguments.retry_errors, since_snapshot=arguments.since_snapshot
+    )
     if arguments.json:
         print(json.dumps(summary.counts()))
     else:

@@ -90,6 +90,11 @@ class LabelledGround:
         return asked, rows
 
     @property
+    def positions(self) -> list[Position]:
+        """Positions that labels touch, sorted."""
+        return _unpacked(np.unique(self._keys))
+
+    @property
     def made(self) -> list[Position]:
         """Positions that at least one label makes a chip, sorted."""
         return _unpacked(np.unique(self._keys[self.chips["makes_chip"].to_numpy(zero_copy_only=False)]))

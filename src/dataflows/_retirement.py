@@ -146,7 +146,7 @@ def _asked_for(installed_on: pa.ChunkedArray, installed: tuple[date | None, date
     inside = np.ones(len(installed_on), np.bool_)
     for day, beyond in zip(installed or (None, None), (pc.less, pc.greater), strict=True):
         if day is not None:
-            inside &= ~pc.fill_null(beyond(installed_on, pa.scalar(day, pa.date32())), False).to_numpy()  # noqa: FBT003
+            inside &= ~pc.fill_null(beyond(installed_on, pa.scalar(day, pa.date32())), False).to_numpy()
     return inside
 
 

@@ -4,19 +4,18 @@ from datetime import date
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import shapely
 from hamilton.function_modifiers import dataloader, extract_fields, tag
 
+from dataflows._labels import checked
 from store import ducklake
 from store.area_of_interest import read_area
 from store.catalogue_place import redacted
-from store.ducklake_labels import BATCH_ROWS, LabelTable, read_labels
+from store.ducklake_labels import LAKE_LABELS, LabelTable, read_labels
 from utils.errors import LabelError, LabelTableError
 from utils.failures import Failure
 from utils.geo import grown_bounds
-from utils.label_check import LABELS, LabelTally, checked_batch
-from utils.label_geometry import GeometryRules
+from utils.label_check import LABELS, LabelTally
 from utils.types import ChipProfile
 
 __all__ = ["LABELS"]
@@ -67,9 +66,16 @@ def label_bbox_lonlat(area_of_interest: shapely.Geometry | None, chip_profile: C
 
 @tag(stage="labels")
 def label_area(
-    area_of_interest: shapely.Geometry | None, label_bbox_lonlat: list[float] | None
+    area_of_interest: shapely.Geometry | None,
+    label_bbox_lonlat: list[float] | None,
+    changed_area: shapely.Geometry | None,
 ) -> shapely.Geometry | None:
-    """Where labels are kept: the area grown by at least what its chips may reach beyond it; None is everywhere."""
+    """Where labels are kept: the area grown by at least what its chips may reach beyond it; None is everywhere.
+
+    An incremental plan keeps those that decide over changed chips.
+    """
+    if changed_area is not None:
+        return changed_area
     if area_of_interest is None or label_bbox_lonlat is None:
         return None
     reach = max(area_of_interest.bounds[0] - label_bbox_lonlat[0], label_bbox_lonlat[3] - area_of_interest.bounds[3])
@@ -87,6 +93,7 @@ def lake_labels(
     label_tables: list[LabelTable],
     label_snapshot: int | None,
     label_area: shapely.Geometry | None,
+    changed_area: shapely.Geometry | None,
     installed: list[date | None] | None,
     keep_undated: bool,
 ) -> tuple[pa.Table, dict[str, Any]]:
@@ -97,6 +104,8 @@ def lake_labels(
         LabelFileError: a file is missing or cannot be read.
         CatalogEmptyError: there is no label.
     """
+    if label_area is not None and label_area.is_empty:
+        return LAKE_LABELS.empty_table(), {"rows": 0, "snapshot": label_snapshot}
     with ducklake.connect(catalog) as connection:
         labels = read_labels(
             connection,
@@ -105,6 +114,7 @@ def lake_labels(
             area=label_area,
             installed=(installed[0], installed[1]) if installed else None,
             undated=keep_undated,
+            none_is_an_error=changed_area is None,
         )
     return labels, {"rows": len(labels), "snapshot": label_snapshot}
 
@@ -112,31 +122,23 @@ def lake_labels(
 @tag(stage="labels")
 @extract_fields({"checked_labels": pa.Table, "label_failures": list[Failure]})
 def label_check(
-    lake_labels: pa.Table, label_tables: list[LabelTable], label_area: shapely.Geometry | None
+    lake_labels: pa.Table,
+    label_tables: list[LabelTable],
+    label_area: shapely.Geometry | None,
+    changed_area: shapely.Geometry | None,
 ) -> dict[str, Any]:
     """Labels with usable geometry in EPSG:4326 and what was repaired, and the rest with what is wrong.
 
     Every raw label is kept, a failure, or outside the area; rules of repair are those of ``utils.label_geometry``.
 
     Raises:
-        LabelError: no label is usable.
+        LabelError: no label is usable; an incremental plan may have none.
     """
     tally = LabelTally()
-    for batch in lake_labels.to_batches(max_chunksize=BATCH_ROWS):
-        for rows, rules in _sources(pa.Table.from_batches([batch]), label_tables):
-            tally.take(checked_batch(rows, rules, label_area))
+    for batch in checked(lake_labels, label_tables, label_area):
+        tally.take(batch)
     labels = tally.table()
-    if not len(labels):
+    if not len(labels) and changed_area is None:
         first = tally.failures[0].message if tally.failures else "none lies in the area of interest"
         raise LabelError(f"none of {tally.rows} labels is usable: {first}")
     return {"checked_labels": labels, "label_failures": tally.failures}
-
-
-def _sources(raw: pa.Table, mappings: list[LabelTable]) -> list[tuple[pa.Table, GeometryRules]]:
-    """Rows of each source of a batch, and how their geometry is read."""
-    known = {mapping.name: mapping for mapping in mappings}
-    found = []
-    for pair in raw.select(["label_table", "crs"]).group_by(["label_table", "crs"]).aggregate([]).to_pylist():
-        mine = pc.and_(pc.equal(raw["label_table"], pair["label_table"]), pc.equal(raw["crs"], pair["crs"]))
-        found.append((raw.filter(mine), known[pair["label_table"]].rules(pair["crs"])))
-    return found

@@ -9,6 +9,12 @@ DISTINCT_LABELS = LABELS.append(pa.field("merged", pa.map_(pa.string(), pa.float
 
 
 @tag(stage="labels")
+def duplicate_reach_m() -> float | None:
+    """How far apart duplicates may lie, metres; None where duplicates are kept."""
+    return None
+
+
+@tag(stage="labels")
 def labels(checked_labels: pa.Table) -> pa.Table:
     """Labels without duplicates, schema :data:`DISTINCT_LABELS`."""
     return checked_labels.append_column(

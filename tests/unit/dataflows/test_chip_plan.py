@@ -93,7 +93,7 @@ def planned(nodes, shapes, *, vhr=None, msi=None, profile=RGB, rule=RULE, epsg=E
         "store": store,
     }
     bbox = changes.pop("aoi_bbox_lonlat", None)
-    inputs |= changes | {"area_of_interest": None if bbox is None else shapely.box(*bbox)}
+    inputs |= changes | {"area_of_interest": None if bbox is None else shapely.box(*bbox), "changed_ground": None}
     overrides = {} if rule is None else {"split_rule": rule, "stored_split_rule": None}
     wanted = [nodes] if isinstance(nodes, str) else nodes
     results = DRIVER.execute(wanted, inputs=inputs, overrides=overrides)
@@ -471,7 +471,7 @@ class TestPlan:
         assert set(table["split"].to_pylist()) == {"train", "val", "test"}
 
     def test_a_store_keeps_its_rule_and_refuses_another(self):
-        given_as = SETTINGS | {"chip_profile": RGB}
+        given_as = SETTINGS | {"chip_profile": RGB, "changed_ground": None}
         known = {"stored_split_rule": RULE, "labelled_chips": planned("labelled_chips", SPREAD)}
         assert DRIVER.execute(["split_rule"], inputs=given_as, overrides=known)["split_rule"] == RULE
         for change in ({"split_level": 15}, {"guard_m": 5.0}, {"split_fractions": [0.7, 0.2, 0.1]}):
