@@ -161,9 +161,7 @@ def _h3_reaches(geometry: Geometry, cells: Cells) -> _Flags:
     for turn in (-360.0, 0.0, 360.0):
         west, east = np.maximum(lon - wide + turn, -180), np.minimum(lon + wide + turn, 180)
         there = west <= east
-        meets[there] |= shapely.intersects(
-            geometry, shapely.box(west[there], south[there], east[there], north[there])
-        )
+        meets[there] |= shapely.intersects(geometry, shapely.box(west[there], south[there], east[there], north[there]))
     return meets
 
 

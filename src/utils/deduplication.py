@@ -94,8 +94,13 @@ class Merges:
 
 
 def label_order(
-    dataset: ArrayLike, kind: ArrayLike, label_id: ArrayLike, rule: DeduplicationRule, *,
-    installed_on: ArrayLike | None = None, area_m2: ArrayLike | None = None,
+    dataset: ArrayLike,
+    kind: ArrayLike,
+    label_id: ArrayLike,
+    rule: DeduplicationRule,
+    *,
+    installed_on: ArrayLike | None = None,
+    area_m2: ArrayLike | None = None,
 ) -> _Indices:
     """Rows from the label to keep first to the one to keep last, shape (n,); independent of the order of rows.
 
@@ -167,8 +172,10 @@ def duplicate_pairs(geometry: _Shapes, dataset: ArrayLike, rule: DeduplicationRu
     )
     order = np.lexsort((second, first))
     return Pairs(
-        first=first[order].astype(np.int64), second=second[order].astype(np.int64),
-        overlap=overlap[order].astype(np.float32), distance_m=distance[order].astype(np.float32),
+        first=first[order].astype(np.int64),
+        second=second[order].astype(np.int64),
+        overlap=overlap[order].astype(np.float32),
+        distance_m=distance[order].astype(np.float32),
     )
 
 
@@ -197,9 +204,7 @@ def merges(pairs: Pairs, order: _Indices) -> Merges:
     near = np.nan_to_num(pairs.distance_m[real], nan=0.0)
     best = real[np.lexsort((place[early[real]], near, -pairs.overlap[real], late[real]))]
     best = best[np.append(True, np.diff(late[best]) != 0)[: len(best)]]
-    return Merges(
-        kept=early[best], merged=late[best], overlap=pairs.overlap[best], distance_m=pairs.distance_m[best]
-    )
+    return Merges(kept=early[best], merged=late[best], overlap=pairs.overlap[best], distance_m=pairs.distance_m[best])
 
 
 def _checked(geometry: _Shapes) -> _Shapes:
@@ -224,7 +229,9 @@ def _joined(shape: shapely.Geometry) -> shapely.Geometry:
     bounds = shapely.bounds(parts)
     if len(parts) < 2 or not ((bounds[:, 0] >= 0) | (bounds[:, 2] <= 0)).all():
         return shape
-    moved = shapely.transform(shape, lambda xy: np.column_stack([np.where(xy[:, 0] < 0, xy[:, 0] + 360, xy[:, 0]), xy[:, 1]]))
+    moved = shapely.transform(
+        shape, lambda xy: np.column_stack([np.where(xy[:, 0] < 0, xy[:, 0] + 360, xy[:, 0]), xy[:, 1]])
+    )
     west, _, east, _ = moved.bounds
     return moved if east - west <= 180 else shape
 

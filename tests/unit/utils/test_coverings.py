@@ -84,7 +84,9 @@ def test_poles_and_antimeridian(area: Geometry) -> None:
     assert np.isin(h3_cells(lon, lat, 4), h3_covering(area, resolution=4)).all()
 
 
-@pytest.mark.parametrize("area", [ACROSS, box(10, 50, 25, 58), Polygon([(0, 0), (60, 40), (20, 60)]), box(-30, 70, 30, 85)])
+@pytest.mark.parametrize(
+    "area", [ACROSS, box(10, 50, 25, 58), Polygon([(0, 0), (60, 40), (20, 60)]), box(-30, 70, 30, 85)]
+)
 def test_every_cell_of_the_earth_that_meets_an_area_and_no_other(area: Geometry) -> None:
     every = s2_covering(WORLD, level=5)
     assert len(every) == 6 * 4**5
@@ -164,7 +166,9 @@ def test_what_cannot_be_covered(area: Geometry, message: str) -> None:
             cover()
 
 
-@pytest.mark.parametrize("levels", [{}, {"level": 31}, {"level": 3, "min_level": 2}, {"min_level": 5, "max_level": 4}, {"min_level": 3}])
+@pytest.mark.parametrize(
+    "levels", [{}, {"level": 31}, {"level": 3, "min_level": 2}, {"min_level": 5, "max_level": 4}, {"min_level": 3}]
+)
 def test_levels_that_contradict(levels: dict[str, int]) -> None:
     with pytest.raises(GeometryError, match="level"):
         s2_covering(Point(0, 0), **levels)
