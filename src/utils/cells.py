@@ -26,6 +26,8 @@ SIDE = 1 << MAX_LEVEL
 """Leaf cells along the edge of a cube face."""
 
 _RADIANS = math.pi / 180
+# temporaries of a block stay in the processor's cache
+_BLOCK = 1 << 13
 SWAP, _INVERT = 1, 2
 _POSITION_TO_IJ = ((0, 1, 3, 2), (0, 2, 3, 1), (3, 2, 0, 1), (3, 1, 0, 2))
 _TURN = (SWAP, 0, 0, SWAP | _INVERT)
@@ -128,7 +130,11 @@ def s2_cells(lon: ArrayLike, lat: ArrayLike, level: int) -> Cells:
     marker = np.uint64(1 << _shift(level))
     lons, lats = checked_lonlat(lon, lat)
     if not _compiled(len(lons)):
-        return _truncated(_leaves(lons, lats), marker)
+        cells = np.empty(len(lons), np.uint64)
+        for start in range(0, len(lons), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            cells[block] = _truncated(_leaves(lons[block], lats[block]), marker)
+        return cells
     from utils._s2_kernel import fill_cells  # noqa: PLC0415 - it imports and compiles numba's code
 
     cells = np.empty(len(lons), np.uint64)
