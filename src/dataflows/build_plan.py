@@ -18,6 +18,7 @@ from utils.failures import Failure
 _PLAN_NODES = (
     "label_snapshot",
     "labels",
+    "label_merges",
     "labelled_ground",
     "area_of_interest",
     "changed_ground",
@@ -59,6 +60,10 @@ class BuildPlan:
     """Rows to retire: what rests on labels that are gone."""
     made_once: Mapping[str, Any]
     """Results every partition shares: sources, backend, split rule."""
+    labels: int
+    """Labels the plan rests on, each object once."""
+    merged_labels: int
+    """Labels that were merged into them."""
     label_snapshot: int | None
     """Snapshot the labels were read at; None without a catalogue."""
 
@@ -108,6 +113,8 @@ def plan(
         failures=[failure for node in _FAILURE_NODES for failure in results[node]],
         retirement=retirement,
         made_once={name: results[name] for name in _MADE_ONCE},
+        labels=len(results["labels"]),
+        merged_labels=len(results["label_merges"]),
         label_snapshot=results["label_snapshot"],
     )
 

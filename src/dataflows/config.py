@@ -10,18 +10,20 @@ from typing import Any
 
 import yaml
 
+from dataflows._settings import section
 from store.area_of_interest import is_wkt
 from store.catalogue_place import is_server, sealed
 from store.dataset_manifests import stated_manifests
 from store.ducklake_labels import LabelTable
 from store.fingerprint import digest
 from store.lance_io import DEFAULT_STORE
+from utils.deduplication import DeduplicationRule
 from utils.errors import ConfigError
 from utils.types import S2_L2A_BANDS, ChipProfile
 
 _NOT_IN_ROWS = {
     "store", "catalog", "snapshot", "labels", "vhr", "msi", "vhr_acquired", "aoi_bbox_lonlat", "truth", "commit_every",
-    "aoi", "installed", "keep_undated", "datasets", "manifest",
+    "aoi", "installed", "keep_undated", "datasets", "manifest", "deduplication",
     "background_near_ratio", "background_far_ratio", "max_label_m",
 }  # fmt: skip
 _PATHS = ("truth", "manifest")
@@ -51,6 +53,8 @@ class BuildConfig:
     """First and last day of installation, each open when null; None is all labels."""
     keep_undated: bool = True
     """Whether labels without a readable date are kept where ``installed`` is set."""
+    deduplication: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of ``utils.deduplication.DeduplicationRule``: when labels of several datasets are one object."""
     datasets: Mapping[str, Any] = field(default_factory=dict)
     """Dataset name → its manifest: ``doi``, ``title``, ``licence``, ``citation``, ``url``, ``version``, ``retrieved``."""
     manifest: str | None = None
@@ -172,6 +176,7 @@ class BuildConfig:
         if self.manifest is not None and self.manifest.startswith("table:") and self.catalog is None:
             raise ConfigError(f"manifest {self.manifest} is in a lake, and `catalog` is missing")
         stated_manifests(self.datasets)
+        _ = self.deduplication_rule
 
     @property
     def profile(self) -> ChipProfile:
@@ -184,6 +189,11 @@ class BuildConfig:
             msi_height=self.msi_px,
             msi_width=self.msi_px,
         )
+
+    @property
+    def deduplication_rule(self) -> DeduplicationRule:
+        """When labels are duplicates, and which of them stays."""
+        return section(DeduplicationRule, self.deduplication, "deduplication")
 
     @property
     def has_area(self) -> bool:

@@ -111,6 +111,7 @@ def build_inputs(config: BuildConfig) -> dict[str, Any]:
         "refinement": dict(config.refinement),
         "thresholds": dict(config.thresholds),
         "chip_profile": config.profile,
+        "deduplication": config.deduplication_rule,
     }
 
 

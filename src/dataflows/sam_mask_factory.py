@@ -1,22 +1,21 @@
 """Masks from prompts: a backend segments, refinement cleans, scores decide accept, review or reject."""
 
 from collections import defaultdict
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import shapely
 from hamilton.function_modifiers import extract_fields, tag
 
 from dataflows import mask_backends
-from utils.errors import AegirError, ConfigError, MaskError
+from dataflows._settings import section
+from utils.errors import AegirError, MaskError
 from utils.failures import Failure
 from utils.geo import reproject
 from utils.quality import Thresholds, mask_score, verdict
 from utils.refinement import RefinementSteps, area_m2, outline, refine
 from utils.types import Mask, MaskBackend, Prompt, RasterChip, Verdict
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +51,7 @@ def refinement_steps(refinement: dict[str, Any]) -> RefinementSteps:
     Raises:
         ConfigError: a step is unknown or negative.
     """
-    return _settings(RefinementSteps, refinement, "refinement")
+    return section(RefinementSteps, refinement, "refinement")
 
 
 @tag(stage="masks")
@@ -62,7 +61,7 @@ def verdict_thresholds(thresholds: dict[str, Any]) -> Thresholds:
     Raises:
         ConfigError: a threshold is unknown.
     """
-    return _settings(Thresholds, thresholds, "thresholds")
+    return section(Thresholds, thresholds, "thresholds")
 
 
 @tag(stage="masks")
@@ -160,14 +159,3 @@ def _mask_row(uuid: str, judged: JudgedMask) -> dict[str, Any]:
         "epsg": mask.grid.epsg,
         "transform": list(mask.grid.transform),
     }
-
-
-def _settings(kind: type[T], values: dict[str, Any], name: str) -> T:
-    defaults = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(defaults))
-    if unknown:
-        raise ConfigError(f"{name}: unknown {', '.join(unknown)}; known: {', '.join(defaults)}")
-    for key, value in values.items():
-        if isinstance(defaults[key], float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ConfigError(f"{name}.{key} must be a number, got {value!r}")
-    return kind(**values)

@@ -98,6 +98,8 @@ def plan_counts(build: BuildPlan) -> dict[str, Any]:
         "roles": dict(Counter(build.pending["chip_role"].to_pylist())),
         "splits": dict(Counter(build.chips["split"].to_pylist())),
         "prompt_kinds": dict(Counter(build.prompts["kind"].to_pylist())),
+        "labels": build.labels,
+        "merged_labels": build.merged_labels,
         "label_snapshot": build.label_snapshot,
         "refused": dict(Counter(f.error_type for f in build.failures)),
     }

@@ -4,12 +4,12 @@ Formulas: S2 geometry, ``s2coords.h`` (quadratic projection) and ``s2cell_id.cc`
 """
 
 import math
+import sys
 from functools import cache
 
-import h3.api.basic_int as h3
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
-from shapely import Polygon
 
 from utils.errors import GeometryError
 
@@ -19,16 +19,23 @@ _Floats = NDArray[np.float64]
 MAX_LEVEL = 30
 """Level of S2 leaf cells, about 1 cm across."""
 
-_SIDE = 1 << MAX_LEVEL
+COMPILE_AFTER = 1_000_000
+"""Positions a process maps before :func:`s2_cells` compiles its kernel (about two seconds, once per process)."""
+
+SIDE = 1 << MAX_LEVEL
+"""Leaf cells along the edge of a cube face."""
+
 _RADIANS = math.pi / 180
-_SWAP, _INVERT = 1, 2
+# temporaries of a block stay in the processor's cache
+_BLOCK = 1 << 13
+SWAP, _INVERT = 1, 2
 _POSITION_TO_IJ = ((0, 1, 3, 2), (0, 2, 3, 1), (3, 2, 0, 1), (3, 1, 0, 2))
-_TURN = (_SWAP, 0, 0, _SWAP | _INVERT)
+_TURN = (SWAP, 0, 0, SWAP | _INVERT)
 # per face: the axis (and its sign) that gives u, the one that gives v; s2coords.h, ValidFaceXYZtoUV
-_U_AXIS = np.array([1, 0, 0, 2, 2, 1])
-_V_AXIS = np.array([2, 2, 1, 1, 0, 0])
-_U_SIGN = np.array([1.0, -1.0, -1.0, 1.0, 1.0, -1.0])
-_V_SIGN = np.array([1.0, 1.0, -1.0, 1.0, -1.0, -1.0])
+U_AXIS = np.array([1, 0, 0, 2, 2, 1])
+V_AXIS = np.array([2, 2, 1, 1, 0, 0])
+U_SIGN = np.array([1.0, -1.0, -1.0, 1.0, 1.0, -1.0])
+V_SIGN = np.array([1.0, 1.0, -1.0, 1.0, -1.0, -1.0])
 
 
 def checked_lonlat(lon: ArrayLike, lat: ArrayLike) -> tuple[_Floats, _Floats]:
@@ -51,7 +58,7 @@ def checked_lonlat(lon: ArrayLike, lat: ArrayLike) -> tuple[_Floats, _Floats]:
 
 
 @cache
-def _hilbert_table() -> NDArray[np.int64]:
+def hilbert_table() -> NDArray[np.int64]:
     """``iiiijjjjoo`` → ``ppppppppoo``: four levels of the curve at once, ``oo`` the orientation before and after."""
     table = np.zeros(1024, np.int64)
     for start in range(4):
@@ -80,8 +87,8 @@ def _face_st(x: _Floats, y: _Floats, z: _Floats) -> tuple[NDArray[np.int64], _Fl
     row = np.arange(len(x))
     along = xyz[axis, row]
     face = axis + 3 * (along < 0)
-    u = _U_SIGN[face] * xyz[_U_AXIS[face], row] / along
-    v = _V_SIGN[face] * xyz[_V_AXIS[face], row] / along
+    u = U_SIGN[face] * xyz[U_AXIS[face], row] / along
+    v = V_SIGN[face] * xyz[V_AXIS[face], row] / along
     return face, _st(u), _st(v)
 
 
@@ -93,7 +100,7 @@ def _place_on_cube(lon: _Floats, lat: _Floats) -> tuple[NDArray[np.int64], _Floa
     # numpy's vectorised sine may differ from the C library's in the last bit: decide points on an edge with the latter
     near = np.zeros(len(lon), np.bool_)
     for place in (s, t):
-        scaled = place * _SIDE
+        scaled = place * SIDE
         near |= np.abs(scaled - np.rint(scaled)) < 1e-5
     where = np.flatnonzero(near)
     if len(where):
@@ -114,23 +121,56 @@ def s2_cells(lon: ArrayLike, lat: ArrayLike, level: int) -> Cells:
         level: 0 (a sixth of the Earth) to 30 (about 1 cm).
 
     Returns:
-        Cell ids, shape (n,).
+        Cell ids, uint64, shape (n,). Small inputs are mapped by numpy; a process that maps many positions gets a
+        compiled loop, which gives the same cells (:data:`COMPILE_AFTER`).
 
     Raises:
         GeometryError: a position is not finite or out of range, or there is no such level.
     """
-    shift = _shift(level)
-    face, s, t = _place_on_cube(*checked_lonlat(lon, lat))
-    i, j = (np.clip(np.floor(place * _SIDE), 0, _SIDE - 1).astype(np.int64) for place in (s, t))
-    table = _hilbert_table()
+    marker = np.uint64(1 << _shift(level))
+    lons, lats = checked_lonlat(lon, lat)
+    if not _compiled(len(lons)):
+        cells = np.empty(len(lons), np.uint64)
+        for start in range(0, len(lons), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            cells[block] = _truncated(_leaves(lons[block], lats[block]), marker)
+        return cells
+    from utils._s2_kernel import fill_cells  # noqa: PLC0415 - it imports and compiles numba's code
+
+    cells = np.empty(len(lons), np.uint64)
+    fill_cells(np.ascontiguousarray(lons), np.ascontiguousarray(lats), hilbert_table(), marker, cells)
+    return cells
+
+
+def compile_kernel() -> None:
+    """Compile the kernel of :func:`s2_cells` now instead of after :data:`COMPILE_AFTER` positions."""
+    import utils._s2_kernel  # noqa: F401, PLC0415
+
+
+_mapped = {"positions": 0}
+
+
+def _compiled(count: int) -> bool:
+    """Whether the compiled kernel should map ``count`` positions; both ways give the same cells."""
+    if "utils._s2_kernel" in sys.modules:
+        return True
+    before = _mapped["positions"]
+    _mapped["positions"] = before + count
+    return before >= COMPILE_AFTER
+
+
+def _leaves(lon: _Floats, lat: _Floats) -> Cells:
+    face, s, t = _place_on_cube(lon, lat)
+    i, j = (np.clip(np.floor(place * SIDE), 0, SIDE - 1).astype(np.int64) for place in (s, t))
+    table = hilbert_table()
     cells = face.astype(np.uint64) << np.uint64(60)
-    turned = face & _SWAP
+    turned = face & SWAP
     for step in range(7, -1, -1):
         offset = 4 * step
         looked_up = table[(((i >> offset) & 15) << 6) | (((j >> offset) & 15) << 2) | turned]
         cells |= (looked_up >> 2).astype(np.uint64) << np.uint64(2 * offset)
         turned = looked_up & 3
-    return _truncated((cells << np.uint64(1)) | np.uint64(1), shift)
+    return (cells << np.uint64(1)) | np.uint64(1)
 
 
 def s2_parents(cells: ArrayLike, level: int) -> Cells:
@@ -139,13 +179,43 @@ def s2_parents(cells: ArrayLike, level: int) -> Cells:
     Raises:
         GeometryError: an id is no S2 cell, or lies above ``level``.
     """
-    shift = _shift(level)
-    ids = np.atleast_1d(np.asarray(cells, np.uint64))
+    marker = np.uint64(1 << _shift(level))
+    ids = _ids(cells)
     coarse = s2_levels(ids) < level
     if coarse.any():
         cell = int(ids[coarse][0])
         raise GeometryError(f"{int(coarse.sum())} cells, first {cell:#x}, are coarser than level {level}")
-    return _truncated(ids, shift)
+    return _truncated(ids, marker)
+
+
+def s2_ranges(cells: ArrayLike) -> tuple[Cells, Cells]:
+    """First and last leaf cell inside each S2 cell, two arrays of shape (n,), both ends included.
+
+    A position lies in a cell exactly if its leaf id is between the two, so ``s2_cell BETWEEN first AND last`` selects
+    it in a store. Ids of faces 4 and 5 exceed a signed 64-bit integer: keep columns and literals unsigned.
+
+    Raises:
+        GeometryError: an id is no S2 cell.
+    """
+    ids = _ids(cells)
+    s2_levels(ids)
+    reach = (ids & (~ids + np.uint64(1))) - np.uint64(1)
+    return ids - reach, ids + reach
+
+
+def s2_children(cells: ArrayLike) -> Cells:
+    """The four children of each S2 cell in curve order, shape (n, 4).
+
+    Raises:
+        GeometryError: an id is no S2 cell, or is a leaf.
+    """
+    ids = _ids(cells)
+    if (s2_levels(ids) == MAX_LEVEL).any():
+        raise GeometryError("leaf cells have no children")
+    lowest = ids & (~ids + np.uint64(1))
+    step = lowest >> np.uint64(2)
+    first = ids - lowest + step
+    return first[:, None] + np.arange(4, dtype=np.uint64) * (step << np.uint64(1))[:, None]
 
 
 def s2_levels(cells: ArrayLike) -> NDArray[np.int64]:
@@ -154,41 +224,17 @@ def s2_levels(cells: ArrayLike) -> NDArray[np.int64]:
     Raises:
         GeometryError: an id is no S2 cell.
     """
-    ids = np.atleast_1d(np.asarray(cells, np.uint64))
+    ids = _ids(cells)
     lowest = ids & (~ids + np.uint64(1))
     good = ((ids >> np.uint64(61)) < 6) & ((lowest & np.uint64(0x1555555555555555)) != 0)
     if not good.all():
         raise GeometryError(f"{int((~good).sum())} ids are no S2 cells, first {int(ids[~good][0]):#x}")
+    # powers of two are exact in float64
     return MAX_LEVEL - (np.log2(lowest.astype(np.float64)) / 2).astype(np.int64)
 
 
-def s2_cell_polygon(cell: int) -> Polygon:
-    """Outline of an S2 cell, EPSG:4326.
-
-    The corners are exact; the edges are straight in lon/lat, where S2's are geodesics (at level 13 they part by less
-    than a metre at mid-latitudes). Longitudes are continuous: a cell across the antimeridian reaches beyond ±180.
-
-    Raises:
-        GeometryError: the id is no S2 cell, or the cell holds a pole inside (the two polar faces).
-    """
-    level = int(s2_levels(cell)[0])
-    face, i, j = _face_ij(int(cell))
-    if level == 0 and face in {2, 5}:
-        raise GeometryError("the polar faces of S2 have no outline in lon/lat; take their children")
-    side = 1 << (MAX_LEVEL - level)
-    i, j = i & -side, j & -side
-    corners = [_lonlat(face, i + di, j + dj) for di, dj in ((0, 0), (side, 0), (side, side), (0, side))]
-    polar = [k for k, (_, lat) in enumerate(corners) if abs(lat) > 90 - 1e-9]
-    anchor = corners[(polar[0] + 1) % 4 if polar else 0][0]
-    ring = [(anchor + (lon - anchor + 180) % 360 - 180, lat) for lon, lat in corners]
-    for k in polar:
-        # a pole has every longitude: reach it along both neighbouring meridians
-        ring[k : k + 1] = [(ring[k - 1][0], ring[k][1]), (ring[(k + 1) % 4][0], ring[k][1])]
-    return Polygon(ring)
-
-
 def h3_cells(lon: ArrayLike, lat: ArrayLike, resolution: int) -> Cells:
-    """H3 cell of each position, shape (n,).
+    """H3 cell of each position, uint64, shape (n,); the one the reference library gives.
 
     Args:
         lon: longitudes, degrees, EPSG:4326, flat array or scalar.
@@ -201,8 +247,9 @@ def h3_cells(lon: ArrayLike, lat: ArrayLike, resolution: int) -> Cells:
     if not 0 <= resolution <= 15:
         raise GeometryError(f"H3 has resolutions 0 to 15, not {resolution}")
     lons, lats = checked_lonlat(lon, lat)
-    pairs = zip(lats.tolist(), lons.tolist(), strict=True)
-    return np.fromiter((h3.latlng_to_cell(*pair, resolution) for pair in pairs), np.uint64, len(lons))
+    from h3ronpy.vector import coordinates_to_cells  # noqa: PLC0415 - a third of this module's start-up
+
+    return np.array(coordinates_to_cells(pa.array(lats), pa.array(lons), int(resolution)), np.uint64)
 
 
 def _shift(level: int) -> int:
@@ -211,30 +258,21 @@ def _shift(level: int) -> int:
     return 2 * (MAX_LEVEL - level)
 
 
-def _truncated(cells: Cells, shift: int) -> Cells:
-    marker = np.uint64(1 << shift)
+def _ids(cells: ArrayLike) -> Cells:
+    """Cell ids as a flat uint64 array.
+
+    Raises:
+        GeometryError: they are not whole numbers of 0 or more; float64 cannot hold an id, int64 not all of them.
+    """
+    given = np.atleast_1d(np.asarray(cells))
+    if given.size == 0 and given.ndim == 1:
+        return np.empty(0, np.uint64)
+    if given.ndim != 1 or given.dtype.kind not in "ui" or (given.dtype.kind == "i" and (given < 0).any()):
+        raise GeometryError(
+            f"cell ids came as {given.dtype} of shape {given.shape}; pass a flat array of unsigned 64-bit integers"
+        )
+    return given.astype(np.uint64, copy=False)
+
+
+def _truncated(cells: Cells, marker: np.uint64) -> Cells:
     return (cells & ~(marker - np.uint64(1))) & ~marker | marker
-
-
-def _face_ij(cell: int) -> tuple[int, int, int]:
-    """Face and ``(i, j)`` of a leaf inside the cell: the inverse of the table walk."""
-    inverse = {(before & 3, after >> 2): before for before, after in enumerate(_hilbert_table().tolist())}
-    face, position = cell >> 61, (cell >> 1) & ((1 << 60) - 1)
-    i = j = 0
-    turned = face & _SWAP
-    for step in range(7, -1, -1):
-        before = inverse[turned, (position >> 8 * step) & 255]
-        i, j = (i << 4) | (before >> 6), (j << 4) | ((before >> 2) & 15)
-        turned = int(_hilbert_table()[before]) & 3
-    return face, i, j
-
-
-def _lonlat(face: int, i: int, j: int) -> tuple[float, float]:
-    u, v = ((4 * s * s - 1) / 3 if s >= 0.5 else (1 - 4 * (1 - s) ** 2) / 3 for s in (i / _SIDE, j / _SIDE))
-    xyz = [0.0, 0.0, 0.0]
-    along = 1.0 if face < 3 else -1.0
-    xyz[face % 3] = along
-    xyz[_U_AXIS[face]] = _U_SIGN[face] * u * along
-    xyz[_V_AXIS[face]] = _V_SIGN[face] * v * along
-    x, y, z = xyz
-    return math.atan2(y, x) / _RADIANS, math.atan2(z, math.hypot(x, y)) / _RADIANS

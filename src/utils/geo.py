@@ -10,24 +10,40 @@ from pyproj.exceptions import CRSError as ProjCRSError
 from pyproj.exceptions import ProjError
 from shapely import Geometry
 
-from utils.cells import checked_lonlat, h3_cells, s2_cell_polygon, s2_cells, s2_levels, s2_parents
+from utils.cells import (
+    checked_lonlat,
+    compile_kernel,
+    h3_cells,
+    s2_cells,
+    s2_children,
+    s2_levels,
+    s2_parents,
+    s2_ranges,
+)
+from utils.coverings import h3_covering, s2_covering
 from utils.errors import CRSError, GeometryError
 from utils.lattice import CHIP_NAMESPACE, ChipLattice
+from utils.outlines import s2_cell_polygon
 
 __all__ = [
     "CHIP_NAMESPACE",
     "LONLAT",
     "ChipLattice",
+    "compile_kernel",
     "crs",
     "grown_bounds",
     "h3_cells",
+    "h3_covering",
     "reproject",
     "reproject_bounds",
     "reproject_points",
     "s2_cell_polygon",
     "s2_cells",
+    "s2_children",
+    "s2_covering",
     "s2_levels",
     "s2_parents",
+    "s2_ranges",
     "transformer",
     "utm_epsg",
     "utm_epsgs",
