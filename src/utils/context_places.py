@@ -11,8 +11,8 @@ from utils.geo import reproject, reproject_points, transformer
 
 Geometries = NDArray[np.object_]
 
-EDGE_DEG = 0.01
-"""Edges longer than this are divided before they are projected: about a kilometre, straight to a few centimetres."""
+EDGE_DEG = 0.001
+"""Edges longer than this are divided before they are projected: about 100 m, straight to a millimetre."""
 _AREAL = ("Polygon", "MultiPolygon")
 _PLAIN = (*_AREAL, "Point", "MultiPoint", "LineString", "MultiLineString")
 
@@ -88,12 +88,12 @@ def _what(geometry: shapely.Geometry | None, text: bytes | str | None) -> str:
 
 
 def _mended(geometry: shapely.Geometry) -> shapely.Geometry:
-    """Polygons without crossings; of other kinds, nothing is invalid but a line or polygon of a single point."""
-    parts = shapely.get_parts(shapely.make_valid(geometry))
-    if geometry.geom_type not in _AREAL:
-        return shapely.union_all(parts)
-    flat = shapely.get_parts(parts)
-    return shapely.union_all(flat[np.isin(shapely.get_type_id(flat), (3, 6))])
+    """The ground a polygon means: each part mended by itself, parts that overlap or share an edge joined."""
+    parts = shapely.make_valid(shapely.get_parts(geometry))
+    if geometry.geom_type in _AREAL:
+        parts = shapely.get_parts(shapely.get_parts(parts))
+        parts = parts[shapely.get_dimensions(parts) == 2]
+    return shapely.union_all(parts)
 
 
 def _reproject(geometries: Geometries, crs: str, problems: dict[int, GeometryError]) -> None:
@@ -184,7 +184,7 @@ def _of_dimension(geometry: shapely.Geometry, dimension: int) -> shapely.Geometr
 def in_metres(geometries: Geometries, epsg: int) -> Geometries:
     """``geometries`` in a UTM zone, metres, their edges following the straight lines of longitude and latitude."""
     bounds = shapely.bounds(geometries)
-    long = np.flatnonzero(np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1]) > EDGE_DEG)
+    long = np.flatnonzero(np.hypot(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1]) > EDGE_DEG)
     result = geometries.copy()
     if len(long):
         result[long] = shapely.segmentize(result[long], EDGE_DEG)

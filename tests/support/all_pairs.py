@@ -6,7 +6,7 @@ import numpy as np
 import shapely
 from pyproj import Transformer
 
-EDGE_DEG = 0.01
+EDGE_DEG = 0.001
 
 
 def zone_of(lon: float, lat: float) -> int:
@@ -18,7 +18,9 @@ def in_zone(geometry: shapely.Geometry, epsg: int) -> shapely.Geometry:
     """``geometry`` in metres, its long edges divided first."""
     move = Transformer.from_crs(4326, epsg, always_xy=True).transform
     dense = shapely.segmentize(geometry, EDGE_DEG)
-    return shapely.transform(dense, lambda xy: np.column_stack(move(xy[:, 0], xy[:, 1])))
+    moved = shapely.transform(dense, lambda xy: np.column_stack(move(xy[:, 0], xy[:, 1])))
+    # halves on either side of the antimeridian share an edge here
+    return moved if moved.is_valid else shapely.union_all(shapely.get_parts(moved))
 
 
 def all_pairs(
@@ -81,7 +83,9 @@ def differences(found: list[dict[str, Any]], wanted: list[dict[str, Any]], name:
             mine = one[f"{name}_{column}"]
             mine = dict(mine) if column == "class_fractions" else mine
             compared += 1
-            different += not _same(mine, value)
+            if not _same(mine, value):
+                print(f"{column}: {mine!r} is not {value!r}")
+                different += 1
     return compared, different
 
 
