@@ -22,7 +22,8 @@ MEASURES = ("distance_m", "count", "area_fraction", "nearest_id")
 """What every rule adds, each under the rule's name: ``buildings_distance_m``."""
 CLASS_MEASURES = ("class", "class_fraction", "class_at_centre", "class_fractions")
 """What a rule of classes adds besides."""
-_OWN = ("feature_id", "geometry", "class", "s2_cells")
+OWN_COLUMNS = ("feature_id", "geometry", "feature_class", "s2_cells")
+"""Columns of a feature table that are not carried along."""
 _BLOCK = 1024
 
 _Ints = NDArray[np.int64]
@@ -36,7 +37,7 @@ class ContextRule:
     name: str
     """Prefix of the columns it adds."""
     kind: ContextKind = "features"
-    """``features`` are measured to; ``classes`` are also told apart by their column ``class``."""
+    """``features`` are measured to; ``classes`` are also told apart by their column ``feature_class``."""
     search_m: float = 100.0
     """Features farther from a target than this are not looked at, metres."""
 
@@ -69,8 +70,8 @@ def context_by_cell(targets: pa.Table, features: pa.Table, rule: ContextRule, *,
 
     Args:
         targets: ``key`` and ``geometry`` (WKB, EPSG:4326, valid); chips, detections or points.
-        features: ``feature_id``, ``geometry`` (WKB, EPSG:4326, valid), ``class`` for kind ``classes``, and columns to
-            carry. A column ``s2_cells`` is left aside.
+        features: ``feature_id``, ``geometry`` (WKB, EPSG:4326, valid), ``feature_class`` for kind ``classes``, and
+            columns to carry. A column ``s2_cells`` is left aside.
         rule: name, kind and search distance.
         key: column of ``targets`` that names them.
 
@@ -79,7 +80,7 @@ def context_by_cell(targets: pa.Table, features: pa.Table, rule: ContextRule, *,
         GeometryError: a geometry is missing, empty or off the globe.
         CRSError: a target lies outside 80° S to 84° N, where UTM ends.
     """
-    needed = {"feature_id", "geometry"} | ({"class"} if rule.kind == "classes" else set())
+    needed = {"feature_id", "geometry"} | ({"feature_class"} if rule.kind == "classes" else set())
     for what, table, wanted in (("targets", targets, {key, "geometry"}), ("features", features, needed)):
         if wanted - set(table.column_names):
             raise ConfigError(
@@ -88,7 +89,7 @@ def context_by_cell(targets: pa.Table, features: pa.Table, rule: ContextRule, *,
             )
     place, shapes = _read(targets["geometry"]), _read(features["geometry"])
     ids = pc.rank(features["feature_id"].combine_chunks(), sort_keys="ascending", tiebreaker="first").to_numpy()
-    classes = features["class"].combine_chunks().dictionary_encode() if rule.kind == "classes" else None
+    classes = features["feature_class"].combine_chunks().dictionary_encode() if rule.kind == "classes" else None
     sizes = shapely.area(shapes)
     found = _Found.of(place, rule.search_m)
     for zone, chosen in _zones(place):
@@ -274,9 +275,7 @@ def _covered(owners: _Ints, overlaps: Geometries) -> tuple[_Ints, _Floats]:
     return groups, areas
 
 
-def _take_nearest(
-    found: _Found, local: _Local, pairs: _Pairs, touching: _Ints, overlaps: Geometries
-) -> None:
+def _take_nearest(found: _Found, local: _Local, pairs: _Pairs, touching: _Ints, overlaps: Geometries) -> None:
     touched = np.zeros(len(local.targets), np.bool_)
     touched[pairs.t[touching]] = True
     apart = np.flatnonzero(~touched[pairs.t])
@@ -359,5 +358,5 @@ def _as_table(targets: pa.Table, features: pa.Table, rule: ContextRule, key: str
             "class_at_centre": pa.array(found.class_at_centre, pa.string()),
             "class_fractions": pa.array([sorted(s) for s in found.shares], pa.map_(pa.string(), pa.float64())),
         }
-    columns |= {name: near[name].take(nearest) for name in near.column_names if name not in _OWN}
+    columns |= {name: near[name].take(nearest) for name in near.column_names if name not in OWN_COLUMNS}
     return pa.table({key: targets[key], **{f"{rule.name}_{name}": column for name, column in columns.items()}})

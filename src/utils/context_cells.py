@@ -37,12 +37,12 @@ _BLOCK = 2_000_000
 
 def least_width_m(level: int) -> float:
     """Least width of an S2 cell of ``level``, metres."""
-    return 2 * np.sqrt(2) / 3 / 2**level * _RADIUS_M[0]
+    return float(2 * np.sqrt(2) / 3 * 0.5**level * _RADIUS_M[0])
 
 
 def greatest_diagonal_m(level: int) -> float:
     """Greatest diagonal of an S2 cell of ``level``, metres."""
-    return 2.438654594434021 / 2**level * _RADIUS_M[1]
+    return float(2.438654594434021 * 0.5**level * _RADIUS_M[1])
 
 
 def join_level(reach_m: float) -> int:
@@ -125,9 +125,7 @@ def _own_levels(bounds: _Floats, level: int) -> _Ints:
     return np.maximum(level - np.ceil(wide).astype(np.int64), min(COARSEST_LEVEL, level))
 
 
-def _covered(
-    parts: NDArray[np.object_], bounds: _Floats, level: int, grow_m: float
-) -> Iterator[tuple[_Ints, Cells]]:
+def _covered(parts: NDArray[np.object_], bounds: _Floats, level: int, grow_m: float) -> Iterator[tuple[_Ints, Cells]]:
     """Positions and cells of geometries of one part each, repeated now and then."""
     near = _padded(bounds, grow_m + 1.0)
     corners = [s2_cells(_wrapped(near[:, x]), near[:, y], level) for x, y in ((0, 1), (2, 1), (2, 3), (0, 3))]
@@ -177,19 +175,15 @@ def _within(
     if len(asked):
         metric = np.empty(len(parts), object)
         for one in np.unique(k[asked]):
-            metric[one] = shapely.transform(parts[one], _scaled(float(scale[one])))
+            metric[one] = _scaled(parts[one], float(scale[one]))
         points = shapely.points(lon[asked] * scale[k[asked]], lat[asked] * _METRES_PER_DEGREE[0])
         shapely.prepare(metric)
         close[asked] = shapely.dwithin(metric[k[asked]], points, reach_m)
     return close
 
 
-class _scaled:  # noqa: N801 - a function with a value
-    def __init__(self, scale: float) -> None:
-        self._scale = np.array([scale, _METRES_PER_DEGREE[0]])
-
-    def __call__(self, lonlat: _Floats) -> _Floats:
-        return lonlat * self._scale
+def _scaled(geometry: shapely.Geometry, scale: float) -> shapely.Geometry:
+    return shapely.transform(geometry, lambda lonlat: lonlat * [scale, _METRES_PER_DEGREE[0]])
 
 
 def _padded(bounds: _Floats, metres: float) -> _Floats:

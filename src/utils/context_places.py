@@ -36,7 +36,7 @@ def usable_geometries(texts: Sequence[bytes | str | None], crs: str) -> tuple[Ge
     problems: dict[int, GeometryError] = {}
     for i in np.flatnonzero(~_sound(geometries)):
         problems[int(i)] = GeometryError(
-            f"the geometry is {_what(geometries[i], texts[i])}; mend or drop the row in the lake"
+            f"the geometry is {_what(geometries[i], texts[int(i)])}; mend or drop the row in the lake"
         )
         geometries[i] = None
     present = np.flatnonzero(~shapely.is_missing(geometries))
@@ -124,7 +124,7 @@ def _divided(part: shapely.Geometry) -> list[shapely.Geometry]:
     west, _, east, _ = part.bounds
     if west < -360 or east > 360:
         return [part]
-    if -180 <= west and east <= 180:
+    if west >= -180 and east <= 180:
         turned = shapely.transform(part, lambda xy: np.column_stack([xy[:, 0] + 360 * (xy[:, 0] < 0), xy[:, 1]]))
         if east - west <= 180 or not 0 < turned.bounds[2] - turned.bounds[0] < 180:
             return [part]
@@ -134,7 +134,9 @@ def _divided(part: shapely.Geometry) -> list[shapely.Geometry]:
         inside = shapely.intersection(part, shapely.box(turn - 180, -90, turn + 180, 90))
         moved = shapely.transform(inside, lambda xy, turn=turn: xy - [turn, 0])
         # what only touches ±180 is a part of the piece on the other side
-        pieces += [one for one in shapely.get_parts(moved) if shapely.get_dimensions(one) == shapely.get_dimensions(part)]
+        pieces += [
+            one for one in shapely.get_parts(moved) if shapely.get_dimensions(one) == shapely.get_dimensions(part)
+        ]
     return pieces or [part]
 
 
@@ -178,7 +180,9 @@ def _of_dimension(geometry: shapely.Geometry, dimension: int) -> shapely.Geometr
     """Parts of a mixed result that have ``dimension``; the others only touch the edge of the cut."""
     if geometry.geom_type != "GeometryCollection":
         return geometry
-    return shapely.union_all([part for part in shapely.get_parts(geometry) if shapely.get_dimensions(part) == dimension])
+    return shapely.union_all(
+        [part for part in shapely.get_parts(geometry) if shapely.get_dimensions(part) == dimension]
+    )
 
 
 def in_metres(geometries: Geometries, epsg: int) -> Geometries:

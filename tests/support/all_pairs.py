@@ -53,8 +53,8 @@ def _row(here, moved, near, ids, classes, features) -> dict[str, Any]:
         near, key=lambda i: (moved[i].distance(here), -round(overlap[i].area, 6) if i in overlap else 0.0, ids[i])
     )
     row: dict[str, Any] = {
-        "distance_m": moved[order[0]].distance(here) if len(order) else None,
-        "nearest_id": ids[order[0]] if len(order) else None,
+        "distance_m": moved[order[0]].distance(here) if order else None,
+        "nearest_id": ids[order[0]] if order else None,
         "count": len(touching),
         "area_fraction": shapely.union_all(list(overlap.values())).area / here.area if here.area else None,
     }

@@ -6,8 +6,8 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.all_pairs import all_pairs, differences
 
+from support.all_pairs import all_pairs, differences
 from utils.cells import s2_cell_polygon, s2_cells
 from utils.context import ContextRule, context_by_cell
 from utils.context_cells import join_level
@@ -27,7 +27,7 @@ def compared(targets, features, search_m=100.0, *, classes=True):
     """The join's rows, with the number of values compared to brute force and of those that differ."""
     rng = np.random.default_rng(0)
     names = rng.choice(CLASSES, len(features)).tolist() if classes else None
-    columns = {"class": pa.array(names, pa.string())} if names is not None else {}
+    columns = {"feature_class": pa.array(names, pa.string())} if names is not None else {}
     made = table("feature_id", features, **columns)
     rule = ContextRule(name="c", kind="classes" if classes else "features", search_m=search_m)
     found = context_by_cell(table("uuid", targets), made, rule).to_pylist()
@@ -116,12 +116,20 @@ def test_the_antimeridian():
     rng = np.random.default_rng(3)
     lon, lat = around(180.0, -17.0, 600, 60, rng)
     every = squares(lon, lat, 77, rng)
-    written = [shapely.transform(g, lambda xy: np.column_stack([(xy[:, 0] + 180) % 360 - 180, xy[:, 1]])) for g in every]
+    written = [
+        shapely.transform(g, lambda xy: np.column_stack([(xy[:, 0] + 180) % 360 - 180, xy[:, 1]])) for g in every
+    ]
     divided, problems = usable_geometries([shapely.to_wkb(g) for g in written], "EPSG:4326")
     assert not problems
     assert any(g.geom_type == "MultiPolygon" for g in divided)
     assert np.allclose(shapely.area(divided), shapely.area(every), rtol=1e-9)
-    targets, features = list(divided[:25]), [*divided[25:], shapely.MultiPolygon([shapely.box(179.99, -17.01, 180, -17), shapely.box(-180, -17.01, -179.99, -17)])]
+    targets, features = (
+        list(divided[:25]),
+        [
+            *divided[25:],
+            shapely.MultiPolygon([shapely.box(179.99, -17.01, 180, -17), shapely.box(-180, -17.01, -179.99, -17)]),
+        ],
+    )
     found, n, different = compared(targets, features, 200.0)
     assert (n, different) == (200, 0)
     assert any(row["c_count"] for row in found)
@@ -132,7 +140,9 @@ def test_points_and_lines_have_no_area():
     lon, lat = 8.53, 47.31
     targets = [shapely.Point(x, y) for x, y in zip(*around(lon, lat, 300, 60, rng), strict=True)]
     x, y = around(lon, lat, 300, 30, rng)
-    features = squares(x, y, 120, rng) + [shapely.LineString([(a, b), (a + 0.001, b + 0.0005)]) for a, b in zip(x, y, strict=True)]
+    features = squares(x, y, 120, rng) + [
+        shapely.LineString([(a, b), (a + 0.001, b + 0.0005)]) for a, b in zip(x, y, strict=True)
+    ]
     features += [shapely.Point(a, b) for a, b in zip(x, y, strict=True)]
     found, n, different = compared(targets, features, 50.0)
     assert (n, different) == (480, 0)
@@ -143,7 +153,7 @@ def test_points_and_lines_have_no_area():
 def test_overlapping_features_cover_once():
     box = shapely.box(8, 47, 8.001, 47.001)
     left, right = shapely.box(8, 47, 8.0006, 47.001), shapely.box(8.0004, 47, 8.001, 47.001)
-    features = table("feature_id", [left, right, left], **{"class": pa.array(["a", "b", "a"])})
+    features = table("feature_id", [left, right, left], feature_class=pa.array(["a", "b", "a"]))
     rule = ContextRule(name="land", kind="classes")
     [row] = context_by_cell(table("uuid", [box]), features, rule).to_pylist()
     assert row["land_area_fraction"] == pytest.approx(1.0, abs=1e-6)
@@ -153,7 +163,9 @@ def test_overlapping_features_cover_once():
 
 def test_what_is_carried_is_the_nearest_features():
     features = table("feature_id", [shapely.Point(8, 47), shapely.Point(8.001, 47)], height=pa.array([3.5, 9.0]))
-    targets = table("uuid", [shapely.Point(8.0009, 47), shapely.Point(8.5, 47)]).rename_columns(["detection_id", "geometry"])
+    targets = table("uuid", [shapely.Point(8.0009, 47), shapely.Point(8.5, 47)]).rename_columns(
+        ["detection_id", "geometry"]
+    )
     found = context_by_cell(targets, features, ContextRule(name="b", search_m=20), key="detection_id")
     assert found["b_height"].to_pylist() == [9.0, None]
     assert found["b_nearest_id"].to_pylist() == ["feature_id-000001", None]
@@ -165,7 +177,7 @@ def test_what_is_carried_is_the_nearest_features():
 def test_nothing_to_join(targets, features):
     rng = np.random.default_rng(1)
     made = [squares(*around(8, 47, 100, n, rng), 30, rng) for n in (targets, features)]
-    columns = {"class": pa.array(["a"] * features, pa.string())}
+    columns = {"feature_class": pa.array(["a"] * features, pa.string())}
     for kind in ("features", "classes"):
         rule = ContextRule(name="b", kind=kind)
         found = context_by_cell(table("uuid", made[0]), table("feature_id", made[1], **columns), rule)
@@ -176,7 +188,7 @@ def test_nothing_to_join(targets, features):
 
 def test_features_without_a_class_cover_but_have_none_to_give():
     box = shapely.box(8, 47, 8.001, 47.001)
-    features = table("feature_id", [box], **{"class": pa.array([None], pa.string())})
+    features = table("feature_id", [box], feature_class=pa.array([None], pa.string()))
     [row] = context_by_cell(table("uuid", [box]), features, ContextRule(name="c", kind="classes")).to_pylist()
     assert row["c_area_fraction"] == pytest.approx(1)
     assert row["c_class"] is row["c_class_fraction"] is row["c_class_at_centre"] is None
@@ -195,7 +207,11 @@ def test_targets_and_features_are_left_as_they_are_and_their_order_does_not_matt
 
 @settings(max_examples=60, deadline=None)
 @given(
-    lon=st.floats(-180, 180), lat=st.floats(-79, 83), side=st.floats(1, 3000), angle=st.floats(0, 6.28), gap=st.floats(0, 1.2)
+    lon=st.floats(-180, 180),
+    lat=st.floats(-79, 83),
+    side=st.floats(1, 3000),
+    angle=st.floats(0, 6.28),
+    gap=st.floats(0, 1.2),
 )
 def test_no_feature_within_reach_is_lost(lon, lat, side, angle, gap):
     """A feature in any direction, nearer or farther than the search distance, any size, anywhere."""
@@ -228,7 +244,7 @@ def context_zone(target):
 
 def test_refusals():
     box = table("uuid", [shapely.box(8, 47, 8.1, 47.1)])
-    with pytest.raises(ConfigError, match=r"the features lack \['class'\]"):
+    with pytest.raises(ConfigError, match=r"the features lack \['feature_class'\]"):
         context_by_cell(box, table("feature_id", []), ContextRule(name="c", kind="classes"))
     with pytest.raises(ConfigError, match=r"the targets lack \['detection_id'\]"):
         context_by_cell(box, table("feature_id", []), ContextRule(name="c"), key="detection_id")
