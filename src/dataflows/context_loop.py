@@ -2,11 +2,12 @@
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import duckdb
 from hamilton.driver import Driver
 
 from dataflows.context_config import ContextConfig
@@ -80,12 +81,21 @@ def run_context(
     Raises:
         AegirError: the lake, the targets or the store cannot be used; nothing was started.
     """
+    lake: duckdb.DuckDBPyConnection = driver.execute(["lake_connection"])["lake_connection"]
+    with lake:
+        return _run(config, driver, lake, progress or (lambda _: None))
+
+
+def _run(
+    config: ContextConfig, driver: Driver, lake: duckdb.DuckDBPyConnection, report: Callable[[ContextSummary], None]
+) -> ContextSummary:
     start = time.monotonic()
-    report = progress or (lambda _: None)
-    snapshots: dict[str, int] = driver.execute(["context_snapshots"])["context_snapshots"]
-    todo = plan(config, snapshots)
+    shared: dict[str, Any] = {"lake_connection": lake}
+    shared |= driver.execute(["context_snapshots"], overrides=shared)
+    snapshots: dict[str, int] = shared["context_snapshots"]
+    todo = plan(config, snapshots, lake)
     # columns are checked, and broken features found, before anything is written
-    broken = _broken(driver, todo, snapshots)
+    broken = _broken(driver, todo, shared)
     run = _described(config, todo, snapshots)
     buffer = ContextBuffer(
         config.store, run_id=run.run_id, context_config=config.context_config, commit_every=config.commit_every
@@ -104,7 +114,7 @@ def run_context(
     if todo.units or summary.failed:
         run.record(config.store, "running")
         try:
-            _run_units(config, driver, todo, _provenance(config, run, todo, snapshots), buffer, summary, report)
+            _run_units(driver, todo, shared, _provenance(config, run, todo, snapshots), buffer, summary, report)
             _finish(config, buffer, summary)
         except KeyboardInterrupt:
             summary.status = "interrupted"
@@ -123,13 +133,13 @@ def run_context(
     return summary
 
 
-def _broken(driver: Driver, todo: ContextPlan, snapshots: dict[str, int]) -> list[Failure]:
+def _broken(driver: Driver, todo: ContextPlan, shared: Mapping[str, Any]) -> list[Failure]:
     tables = list({table.name: table for unit in todo.units for table in unit.tables}.values())
     if not tables:
         return []
-    found: list[Failure] = driver.execute(
-        ["features_out_of_reach"], overrides={"context_tables": tables, "context_snapshots": snapshots}
-    )["features_out_of_reach"]
+    found: list[Failure] = driver.execute(["features_out_of_reach"], overrides={**shared, "context_tables": tables})[
+        "features_out_of_reach"
+    ]
     return found
 
 
@@ -160,9 +170,23 @@ def _provenance(config: ContextConfig, run: Run, todo: ContextPlan, snapshots: d
 
 
 def run_unit(
-    driver: Driver, unit: ContextUnit, version: int, provenance: ContextProvenance, buffer: ContextBuffer
+    driver: Driver,
+    unit: ContextUnit,
+    version: int,
+    shared: Mapping[str, Any],
+    provenance: ContextProvenance,
+    buffer: ContextBuffer,
 ) -> dict[str, Any]:
-    """One unit of work: targets of one S2 cell and the features around them, to rows in the buffer; the receipt."""
+    """One unit of work: targets of one S2 cell and the features around them, to rows in the buffer; the receipt.
+
+    Args:
+        driver: of the flow ``context``.
+        unit: what is to be done.
+        version: version of the table of targets.
+        shared: results every unit shares: ``lake_connection`` and ``context_snapshots``.
+        provenance: what rows say of their origin.
+        buffer: what rows and failures are handed to.
+    """
     receipt: dict[str, Any] = driver.execute(
         ["context_write"],
         inputs={
@@ -172,25 +196,24 @@ def run_unit(
             "context_provenance": provenance,
             "context_buffer": buffer,
         },
-        overrides={"context_tables": list(unit.tables), "context_snapshots": dict(provenance.snapshots)},
+        overrides={**shared, "context_tables": list(unit.tables)},
     )["context_write"]
     return receipt
 
 
 def _run_units(
-    config: ContextConfig,
     driver: Driver,
     todo: ContextPlan,
+    shared: Mapping[str, Any],
     provenance: ContextProvenance,
     buffer: ContextBuffer,
     summary: ContextSummary,
     report: Callable[[ContextSummary], None],
 ) -> None:
-    del config
     gc.freeze()
     for unit in todo.units:
         try:
-            receipt = run_unit(driver, unit, todo.version, provenance, buffer)
+            receipt = run_unit(driver, unit, todo.version, shared, provenance, buffer)
         except Exception as error:  # noqa: BLE001 - whatever fails in one partition, the others go on
             buffer.fail([Failure.of("run_unit", error, partition=unit.partition)])
             summary.partitions_failed += 1

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from dataflows.context_config import ContextConfig
-from store import ducklake, lance_io
+from store import lance_io
 from store.context_targets import target_batches
 from store.ducklake_context import ContextTable, table_uuid
 from store.fingerprint import digest
@@ -55,12 +56,13 @@ class ContextPlan:
         return sum(len(unit.rows) * len(unit.tables) for unit in self.units)
 
 
-def plan(config: ContextConfig, snapshots: dict[str, int]) -> ContextPlan:
+def plan(config: ContextConfig, snapshots: dict[str, int], lake: duckdb.DuckDBPyConnection) -> ContextPlan:
     """What is missing from the store; reads ids and places of the targets and keys of ``context``, writes nothing.
 
     Args:
         config: the settings.
         snapshots: context table → snapshot it is read at.
+        lake: with the lake attached.
 
     Raises:
         StoreNotWritableError: the store cannot be written.
@@ -70,7 +72,7 @@ def plan(config: ContextConfig, snapshots: dict[str, int]) -> ContextPlan:
     lance_io.check_writable(config.store)
     version = int(lance_io.open_table(config.store, config.targets.table).version)
     ids, cells, rows, failures = _placed(config, version)
-    configs = table_configs(config, snapshots)
+    configs = table_configs(config, snapshots, lake)
     missing = np.zeros(len(ids), np.uint64)
     skipped = 0
     for bit, table in enumerate(config.context):
@@ -88,15 +90,12 @@ def plan(config: ContextConfig, snapshots: dict[str, int]) -> ContextPlan:
     )
 
 
-def table_configs(config: ContextConfig, snapshots: dict[str, int]) -> dict[str, str]:
+def table_configs(config: ContextConfig, snapshots: dict[str, int], lake: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Context table → hash of its settings, its identity in the lake and the snapshot its content is of."""
-    with ducklake.connect(config.catalog) as connection:
-        return {
-            table.name: digest(
-                [asdict(table), table_uuid(connection, table), snapshots[table.name], asdict(config.targets)]
-            )
-            for table in config.context
-        }
+    return {
+        table.name: digest([asdict(table), table_uuid(lake, table), snapshots[table.name], asdict(config.targets)])
+        for table in config.context
+    }
 
 
 def _placed(

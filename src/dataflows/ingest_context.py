@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import shapely
@@ -54,25 +55,32 @@ PLACED_TARGETS = pa.schema([pa.field("target_id", pa.string(), nullable=False), 
 
 @tag(stage="context")
 @dataloader()
+def lake_connection(catalog: str) -> tuple[duckdb.DuckDBPyConnection, dict[str, Any]]:
+    """The lake, attached for reading; a run opens it once, since loading DuckDB's extensions takes longer than a query.
+
+    Raises:
+        CatalogNotFoundError: there is no catalogue.
+    """
+    return ducklake.connect(catalog), {"catalog": catalog}
+
+
+@tag(stage="context")
+@dataloader()
 def context_snapshots(
-    catalog: str, context_tables: list[ContextTable], snapshot: int | None
+    lake_connection: duckdb.DuckDBPyConnection, context_tables: list[ContextTable], snapshot: int | None
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Context table → newest snapshot that changed it, up to the pinned one or the newest; that is what is read.
 
     Raises:
-        CatalogNotFoundError: there is no catalogue.
-        CatalogEmptyError: it has no snapshot with data.
+        CatalogEmptyError: the catalogue has no snapshot with data.
         LabelTableError: the pinned snapshot, or a table in it, does not exist.
     """
-    with ducklake.connect(catalog) as connection:
-        newest = ducklake.latest_snapshot(connection)
-        if snapshot is not None and not 1 <= snapshot <= newest:
-            raise LabelTableError(f"{catalog} has snapshots 1 to {newest}, the settings pin {snapshot}")
-        found = {
-            table.name: content_snapshot(connection, table, newest if snapshot is None else snapshot)
-            for table in context_tables
-        }
-    return found, {"catalog": catalog, "newest": newest}
+    newest = ducklake.latest_snapshot(lake_connection)
+    if snapshot is not None and not 1 <= snapshot <= newest:
+        raise LabelTableError(f"the lake has snapshots 1 to {newest}, the settings pin {snapshot}")
+    at = newest if snapshot is None else snapshot
+    found = {table.name: content_snapshot(lake_connection, table, at) for table in context_tables}
+    return found, {"newest": newest}
 
 
 @tag(stage="context")
@@ -134,7 +142,7 @@ def context_area(placed_targets: pa.Table, context_tables: list[ContextTable]) -
 @tag(stage="context")
 @dataloader()
 def lake_features(
-    catalog: str,
+    lake_connection: duckdb.DuckDBPyConnection,
     context_tables: list[ContextTable],
     context_snapshots: dict[str, int],
     context_area: shapely.Geometry | None,
@@ -142,7 +150,7 @@ def lake_features(
     """Context table → its features in the area as the lake holds them, the area pushed down to the lake's scan.
 
     Args:
-        catalog: the DuckLake catalogue.
+        lake_connection: with the lake attached.
         context_tables: tables and columns.
         context_snapshots: state each table is read at.
         context_area: EPSG:4326; None reads the tables whole.
@@ -154,12 +162,10 @@ def lake_features(
     if context_area is not None:
         boxes = [tuple(part.bounds) for part in shapely.get_parts(context_area) if not part.is_empty]
     found: dict[str, pa.Table] = {}
-    with ducklake.connect(catalog) as connection:
-        for table in context_tables:
-            # no box is no feature, yet the columns are checked and named
-            wanted = boxes if boxes is None or boxes else [(0.0, 0.0, 0.0, 0.0)]
-            reader = raw_features(connection, table, context_snapshots[table.name], wanted)
-            found[table.name] = reader.read_all()
+    for table in context_tables:
+        # no box is no feature, yet the columns are checked and named
+        wanted = boxes if boxes is None or boxes else [(0.0, 0.0, 0.0, 0.0)]
+        found[table.name] = raw_features(lake_connection, table, context_snapshots[table.name], wanted).read_all()
     return found, {name: len(table) for name, table in found.items()}
 
 
@@ -190,7 +196,7 @@ def feature_check(
 @tag(stage="context")
 @dataloader()
 def features_out_of_reach(
-    catalog: str, context_tables: list[ContextTable], context_snapshots: dict[str, int]
+    lake_connection: duckdb.DuckDBPyConnection, context_tables: list[ContextTable], context_snapshots: dict[str, int]
 ) -> tuple[list[Failure], dict[str, Any]]:
     """Features no area can find, because their geometry is missing, empty or unreadable; asked for once per run.
 
@@ -198,13 +204,12 @@ def features_out_of_reach(
         LabelTableError: a table or column is missing.
     """
     failures: list[Failure] = []
-    with ducklake.connect(catalog) as connection:
-        for table in context_tables:
-            for row in broken_features(connection, table, context_snapshots[table.name]).to_pylist():
-                error = GeometryError(f"{row['reason']}; mend or drop the row in the lake")
-                failures.append(
-                    Failure.of("features_out_of_reach", error, input_ids=(f"{table.name}/{row['feature_id']}",))
-                )
+    for table in context_tables:
+        for row in broken_features(lake_connection, table, context_snapshots[table.name]).to_pylist():
+            error = GeometryError(f"{row['reason']}; mend or drop the row in the lake")
+            failures.append(
+                Failure.of("features_out_of_reach", error, input_ids=(f"{table.name}/{row['feature_id']}",))
+            )
     return failures, {"rows": len(failures)}
 
 
