@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from utils.cells import Cells, s2_cells, s2_parents
+from utils.cells import _U_AXIS, _U_SIGN, _V_AXIS, _V_SIGN, Cells, _place_on_cube, s2_cells, s2_parents
 from utils.errors import GeometryError
 
 _Ints = NDArray[np.int64]
@@ -31,7 +31,8 @@ _MOST_ACROSS = 4
 """Cells a feature may be wide before it is covered by larger ones."""
 _FINER = 2
 """Levels below the wanted one at which geometries are sampled: the slack of a covering is a diagonal of those."""
-_SMALL_M = 1000.0
+_LARGE_M = 20_000.0
+_CORNERS = ((0, 1), (2, 1), (2, 3), (0, 3))
 _BLOCK = 2_000_000
 
 
@@ -127,15 +128,9 @@ def _own_levels(bounds: _Floats, level: int) -> _Ints:
 
 def _covered(parts: NDArray[np.object_], bounds: _Floats, level: int, grow_m: float) -> Iterator[tuple[_Ints, Cells]]:
     """Positions and cells of geometries of one part each, repeated now and then."""
-    near = _padded(bounds, grow_m + 1.0)
-    corners = [s2_cells(_wrapped(near[:, x]), near[:, y], level) for x, y in ((0, 1), (2, 1), (2, 3), (0, 3))]
-    height = (near[:, 3] - near[:, 1]) * _METRES_PER_DEGREE[1]
-    width = (near[:, 2] - near[:, 0]) * _METRES_PER_DEGREE[1] * np.cos(np.radians(_lowest(near)))
-    # cells are convex on the sphere, and a parallel this short leaves its chord by less than the metre of padding
-    single = np.all([corner == corners[0] for corner in corners], axis=0) & (np.maximum(height, width) < _SMALL_M)
-    single &= np.abs(near[:, [1, 3]]).max(1) < 85
-    yield np.flatnonzero(single), corners[0][single]
-    rest = np.flatnonzero(~single)
+    flat, cells = _lattice_cells(bounds, level, grow_m)
+    yield flat, cells
+    rest = np.setdiff1d(np.arange(len(bounds)), flat)
     finer = min(level + _FINER, 30)
     # a cell holds a circle of this radius, so a grid of spacing radius·√2 has a point in every cell; a cell that comes
     # within grow_m has all its points within grow_m plus its diagonal
@@ -157,6 +152,50 @@ def _covered(parts: NDArray[np.object_], bounds: _Floats, level: int, grow_m: fl
         new = np.ones(len(k), np.bool_)
         new[1:] = (k[1:] != k[:-1]) | (cells[1:] != cells[:-1])
         yield rest[k[new]], cells[new]
+
+
+def _lattice_cells(bounds: _Floats, level: int, grow_m: float) -> tuple[_Ints, Cells]:
+    """Positions and cells of the boxes that lie on one face of the cube and are not too large, grown by ``grow_m``.
+
+    On a face, cells of a level are the squares of a lattice whose lines are geodesics. So a coordinate is greatest and
+    least at corners of a convex shape, and the shape meets no squares but those between its corners' extremes. A box of
+    longitude and latitude is convex but for its parallels, which leave their chords by width² · tan(latitude) / (8 ·
+    radius): padding makes up for that.
+    """
+    size = _padded(bounds, grow_m)
+    width_m = (size[:, 2] - size[:, 0]) * _METRES_PER_DEGREE[1] * np.cos(np.radians(_lowest(size)))
+    highest = np.minimum(np.abs(size[:, [1, 3]]).max(1), 89.0)
+    bulge_m = 1.1 * width_m**2 * np.tan(np.radians(highest)) / (8 * _RADIUS_M[0])
+    near = _padded(bounds, grow_m + 1.0 + bulge_m)
+    faces, s, t = (
+        np.stack(values, 1)
+        for values in zip(*(_place_on_cube(_wrapped(near[:, x]), near[:, y]) for x, y in _CORNERS), strict=True)
+    )
+    flat = (faces == faces[:, :1]).all(1) & (width_m < _LARGE_M) & (np.abs(near[:, [1, 3]]).max(1) < 85)
+    flat &= (near[:, 3] - near[:, 1]) * _METRES_PER_DEGREE[1] < _LARGE_M
+    chosen = np.flatnonzero(flat)
+    side = 1 << level
+    i, j = (np.clip(np.floor(place[chosen] * side), 0, side - 1).astype(np.int64) for place in (s, t))
+    columns, rows = np.ptp(i, axis=1) + 1, np.ptp(j, axis=1) + 1
+    k, nth = _ragged(columns * rows)
+    lon, lat = _lattice_centres(
+        faces[chosen, 0][k],
+        (i.min(1)[k] + nth % columns[k] + 0.5) / side,
+        (j.min(1)[k] + nth // columns[k] + 0.5) / side,
+    )
+    return chosen[k], s2_cells(lon, lat, level)
+
+
+def _lattice_centres(face: _Ints, s: _Floats, t: _Floats) -> tuple[_Floats, _Floats]:
+    """Longitude and latitude, degrees, of places ``(s, t)`` on faces of the cube; ``s2coords.h``, FaceUVtoXYZ."""
+    u, v = (np.where(x >= 0.5, (4 * x * x - 1) / 3, (1 - 4 * (1 - x) ** 2) / 3) for x in (s, t))
+    row = np.arange(len(face))
+    along = np.where(face < 3, 1.0, -1.0)
+    xyz = np.empty((3, len(face)))
+    xyz[face % 3, row] = along
+    xyz[_U_AXIS[face], row] = _U_SIGN[face] * u * along
+    xyz[_V_AXIS[face], row] = _V_SIGN[face] * v * along
+    return np.degrees(np.arctan2(xyz[1], xyz[0])), np.degrees(np.arctan2(xyz[2], np.hypot(xyz[0], xyz[1])))
 
 
 def _within(
@@ -186,7 +225,7 @@ def _scaled(geometry: shapely.Geometry, scale: float) -> shapely.Geometry:
     return shapely.transform(geometry, lambda lonlat: lonlat * [scale, _METRES_PER_DEGREE[0]])
 
 
-def _padded(bounds: _Floats, metres: float) -> _Floats:
+def _padded(bounds: _Floats, metres: float | _Floats) -> _Floats:
     """Boxes (west, south, east, north) grown by at least ``metres``; longitudes may leave ±180."""
     up = metres / _METRES_PER_DEGREE[0]
     south, north = np.maximum(bounds[:, 1] - up, -90.0), np.minimum(bounds[:, 3] + up, 90.0)
