@@ -32,6 +32,8 @@ _MOST_ACROSS = 4
 _FINER = 2
 """Levels below the wanted one at which geometries are sampled: the slack of a covering is a diagonal of those."""
 _LARGE_M = 20_000.0
+_INSIDE = 0.4871
+"""Place within a cell, off its middle, which is an edge of smaller cells and so needs care in ``s2_cells``."""
 _CORNERS = ((0, 1), (2, 1), (2, 3), (0, 3))
 _BLOCK = 2_000_000
 
@@ -101,21 +103,30 @@ def covering(geometries: NDArray[np.object_], level: int, *, grow_m: float = 0.0
 
 
 def shared_cells(targets: Covering, features: Covering) -> tuple[_Ints, _Ints]:
-    """Pairs (target, feature) that share a cell, each once, sorted by target; shapes (m,).
+    """Pairs (target, feature) that share a cell, each once; shapes (m,).
 
     A target's cells stand at one level, no coarser than any feature's; features' cells are met by their descendants.
     """
     width = int(features.owners.max()) + 1 if len(features.owners) else 1
-    keys = [np.empty(0, np.int64)]
+    several = np.bincount(features.owners, minlength=width) > 1
+    keys, repeated = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for level in np.unique(features.levels):
         chosen = features.levels == level
         order = np.argsort(features.cells[chosen], kind="stable")
         cells, owners = features.cells[chosen][order], features.owners[chosen][order]
-        mine = s2_parents(targets.cells, int(level))
+        ancestors = s2_parents(targets.cells, int(level))
+        # cells of a target are sorted, so its descendants of one ancestor stand together
+        new = np.ones(len(ancestors), np.bool_)
+        new[1:] = (targets.owners[1:] != targets.owners[:-1]) | (ancestors[1:] != ancestors[:-1])
+        whose, mine = targets.owners[new], ancestors[new]
         first, last = np.searchsorted(cells, mine, "left"), np.searchsorted(cells, mine, "right")
         k, nth = _ragged(last - first)
-        keys.append(targets.owners[k] * width + owners[first[k] + nth])
-    pairs = np.unique(np.concatenate(keys))
+        found = owners[first[k] + nth]
+        pair, again = whose[k] * width + found, several[found]
+        keys.append(pair[~again])
+        repeated.append(pair[again])
+    # only a feature of several cells can meet a target twice
+    pairs = np.concatenate([*keys, np.unique(np.concatenate(repeated))])
     return pairs // width, pairs % width
 
 
@@ -180,8 +191,8 @@ def _lattice_cells(bounds: _Floats, level: int, grow_m: float) -> tuple[_Ints, C
     k, nth = _ragged(columns * rows)
     lon, lat = _lattice_centres(
         faces[chosen, 0][k],
-        (i.min(1)[k] + nth % columns[k] + 0.5) / side,
-        (j.min(1)[k] + nth // columns[k] + 0.5) / side,
+        (i.min(1)[k] + nth % columns[k] + _INSIDE) / side,
+        (j.min(1)[k] + nth // columns[k] + _INSIDE) / side,
     )
     return chosen[k], s2_cells(lon, lat, level)
 
