@@ -22,8 +22,9 @@ import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
 
-from utils.context import ContextRule, context_by_cell
+from utils.context import context_by_cell
 from utils.context_places import in_metres
+from utils.context_rule import ContextRule
 
 SEARCH_M = 100.0
 EPSG = 32632

@@ -23,10 +23,11 @@ from store.context_buffer import ContextBuffer
 from store.context_targets import TargetTable
 from store.ducklake_context import ContextTable, broken_features, content_snapshot, raw_features
 from store.schemas import CONTEXT
-from utils.context import GEOMETRY, MEASURES, centres_lonlat, context_by_cell
+from utils.context import centres_lonlat, context_by_cell
 from utils.context_cells import join_level
 from utils.context_features import usable_features
 from utils.context_places import local_bounds, usable_geometries
+from utils.context_rule import GEOMETRY, MEASURES
 from utils.errors import CRSError, GeometryError, LabelError, LabelTableError
 from utils.failures import Failure
 

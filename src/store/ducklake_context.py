@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from store.ducklake import LAKE, query, quoted, quoted_column, table_columns
-from utils.context import CLASS_MEASURES, MEASURES, OWN_COLUMNS, ContextKind, ContextRule
+from utils.context_rule import CLASS_MEASURES, MEASURES, OWN_COLUMNS, ContextKind, ContextRule
 from utils.errors import ConfigError, LabelTableError
 from utils.geo import Bounds, crs, reproject_bounds
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,41 +11,14 @@ from numpy.typing import NDArray
 
 from utils.context_cells import Covering, covering, join_level, shared_cells
 from utils.context_places import Geometries, clipped, in_metres, local_bounds
+from utils.context_rule import OWN_COLUMNS, ContextRule
 from utils.errors import ConfigError, GeometryError
 from utils.geo import utm_epsgs
 
-ContextKind = Literal["features", "classes"]
-
-GEOMETRY = pa.field("geometry", pa.binary(), nullable=False, metadata={"crs": "EPSG:4326", "axes": "lon, lat"})
-MEASURES = ("distance_m", "count", "area_fraction", "nearest_id")
-"""What every rule adds, each under the rule's name: ``buildings_distance_m``."""
-CLASS_MEASURES = ("class", "class_fraction", "class_at_centre", "class_fractions")
-"""What a rule of classes adds besides."""
-OWN_COLUMNS = ("feature_id", "geometry", "feature_class", "s2_cells")
-"""Columns of a feature table that are not carried along."""
 _BLOCK = 1024
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContextRule:
-    """How one table of features is joined to chips or detections."""
-
-    name: str
-    """Prefix of the columns it adds."""
-    kind: ContextKind = "features"
-    """``features`` are measured to; ``classes`` are also told apart by their column ``feature_class``."""
-    search_m: float = 100.0
-    """Features farther from a target than this are not looked at, metres."""
-
-    def __post_init__(self) -> None:
-        """Refuse a rule that measures nothing."""
-        if self.kind not in ("features", "classes"):
-            raise ConfigError(f"context {self.name}: kind is `features` or `classes`, got {self.kind!r}")
-        if not 0 <= self.search_m <= 100_000:
-            raise ConfigError(f"context {self.name}: search_m lies in 0 to 100,000 metres, got {self.search_m}")
 
 
 def context_by_cell(targets: pa.Table, features: pa.Table, rule: ContextRule, *, key: str = "uuid") -> pa.Table:

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
-from utils.context import GEOMETRY
 from utils.context_cells import covering
 from utils.context_places import Geometries, usable_geometries
+from utils.context_rule import GEOMETRY
 from utils.errors import AegirError, GeometryError, LabelError
 from utils.failures import Failure
 

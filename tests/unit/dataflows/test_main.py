@@ -235,7 +235,7 @@ for arguments in (["plan", *config], ["explain", {uuid!r}, *store], ["draw", "--
     assert "usage: python -m dataflows" in done.stdout
     assert lance_io.open_table(tmp_path / "new", "training_data").count_rows() > 0
     drawn = sorted((tmp_path / "dags").iterdir())
-    assert len(drawn) == 9
+    assert len(drawn) == 12
     assert all(str(path) in done.stdout for path in drawn)
 
 
