@@ -1,4 +1,4 @@
-"""Command line: ``python -m dataflows sample|plan|run|draw|explain|demo``."""
+"""Command line: ``python -m dataflows sample|plan|run|context|draw|explain|demo``."""
 
 import argparse
 import json
@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.set_defaults(command=function)
 
+    context = commands.add_parser("context", help="join the lake's context tables to chips or detections")
+    _settings_options(context)
+    context.set_defaults(config=Path("context.yaml"))
+    context.add_argument("--json", action="store_true", help="print the result as JSON")
+    context.set_defaults(command=_context)
+
     draw = commands.add_parser("draw", help="draw the flows as SVG, DOT and Mermaid")
     draw.add_argument("--out", type=Path, default=Path("docs/dags"), help="folder (default docs/dags)")
     draw.set_defaults(command=_draw)
@@ -93,6 +99,10 @@ def _settings_options(command: argparse.ArgumentParser) -> None:
 def _config(arguments: argparse.Namespace) -> Any:
     from dataflows import config  # noqa: PLC0415
 
+    return config.load(arguments.config, **_changes(arguments))
+
+
+def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
     changes: dict[str, Any] = {} if arguments.store is None else {"store": arguments.store}
     for text in arguments.set:
         name, sign, value = text.partition("=")
@@ -102,7 +112,7 @@ def _config(arguments: argparse.Namespace) -> Any:
             changes[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {name}: the value is no YAML: {error}") from error
-    return config.load(arguments.config, **changes)
+    return changes
 
 
 def _sample(arguments: argparse.Namespace) -> int:
@@ -141,6 +151,17 @@ def _run(arguments: argparse.Namespace) -> int:
         print(json.dumps(summary.counts()))
     else:
         terminal.print_summary(summary)
+    return summary.exit_code
+
+
+def _context(arguments: argparse.Namespace) -> int:
+    from dataflows import context_config, terminal  # noqa: PLC0415
+
+    summary = terminal.context_with_progress(context_config.load(arguments.config, **_changes(arguments)))
+    if arguments.json:
+        print(json.dumps(summary.counts()))
+    else:
+        terminal.print_context_summary(summary)
     return summary.exit_code
 
 

@@ -4,15 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from hamilton import driver
 
-from dataflows import mask_backends
+from dataflows import context_config, mask_backends
 from dataflows.build_plan import BuildPlan, plan
 from dataflows.config import BuildConfig, from_mapping
+from dataflows.context_config import ContextConfig
+from dataflows.context_loop import ContextSummary, run_context
 from dataflows.drawing import enable_notebook_display
-from dataflows.partition_loop import Progress, RunSummary, run_build
+from dataflows.partition_loop import RunSummary, run_build
 from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
 
@@ -50,6 +52,7 @@ FLOWS: dict[str, Flow] = {
         ),
         outputs=("sample_write",),
     ),
+    "context": Flow(modules=("dataflows.ingest_context",), outputs=("chip_context", "context_write")),
 }
 """Flow name → flow, with the default loader."""
 
@@ -65,7 +68,7 @@ def flow(name: str) -> Flow:
     return FLOWS[name]
 
 
-def build_driver(name: str, config: BuildConfig | Mapping[str, Any] | None = None) -> driver.Driver:
+def build_driver(name: str, config: BuildConfig | ContextConfig | Mapping[str, Any] | None = None) -> driver.Driver:
     """A driver of the flow, told its settings; in a notebook it shows its picture.
 
     Args:
@@ -79,9 +82,11 @@ def build_driver(name: str, config: BuildConfig | Mapping[str, Any] | None = Non
     chosen = flow(name)
     modules, settings = list(chosen.modules), dict(config) if isinstance(config, Mapping) else {}
     if name == "build" and config is not None:
-        checked = config if isinstance(config, BuildConfig) else from_mapping(config)
+        checked = config if isinstance(config, BuildConfig) else from_mapping(_plain(name, config))
         modules[modules.index(LOADERS["local"])] = _loader_of(checked)
         settings = build_inputs(checked)
+    if name == "context" and config is not None:
+        settings = context_inputs(_context_config(config))
     enable_notebook_display()
     return driver.Builder().with_modules(*map(import_module, modules)).with_config(settings).build()
 
@@ -115,20 +120,64 @@ def build_inputs(config: BuildConfig) -> dict[str, Any]:
     }
 
 
+def context_inputs(config: ContextConfig) -> dict[str, Any]:
+    """Settings of the context flow under the names its nodes ask for."""
+    return {
+        "catalog": config.catalog,
+        "snapshot": config.snapshot,
+        "store": config.store,
+        "context_tables": list(config.context),
+        "target_table": config.targets,
+    }
+
+
 def plan_build(config: BuildConfig, *, retry_errors: bool = False, since_snapshot: int | None = None) -> BuildPlan:
     """What the build flow would do under ``config``; see :func:`dataflows.build_plan.plan`."""
     driver = build_driver("build", config)
     return plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
 
 
+@overload
+def run(
+    name: Literal["build", "sample"],
+    config: BuildConfig | Mapping[str, Any],
+    *,
+    retry_errors: bool = ...,
+    since_snapshot: int | None = ...,
+    progress: Callable[[Any], None] | None = ...,
+) -> RunSummary: ...
+
+
+@overload
+def run(
+    name: Literal["context"],
+    config: ContextConfig | Mapping[str, Any],
+    *,
+    retry_errors: bool = ...,
+    since_snapshot: int | None = ...,
+    progress: Callable[[Any], None] | None = ...,
+) -> ContextSummary: ...
+
+
+@overload
 def run(
     name: str,
-    config: BuildConfig | Mapping[str, Any],
+    config: BuildConfig | ContextConfig | Mapping[str, Any],
+    *,
+    retry_errors: bool = ...,
+    since_snapshot: int | None = ...,
+    progress: Callable[[Any], None] | None = ...,
+) -> RunSummary | ContextSummary: ...
+
+
+def run(
+    name: str,
+    config: BuildConfig | ContextConfig | Mapping[str, Any],
     *,
     retry_errors: bool = False,
     since_snapshot: int | None = None,
-    progress: Progress | Callable[[Any], None] | None = None,
-) -> RunSummary:
+    progress: Callable[[Any], None] | None = None,
+) -> RunSummary | ContextSummary:
     """Run a flow to its end.
 
     Args:
@@ -144,7 +193,7 @@ def run(
     """
     flow(name)
     if name == "build":
-        checked = config if isinstance(config, BuildConfig) else from_mapping(config)
+        checked = config if isinstance(config, BuildConfig) else from_mapping(_plain(name, config))
         return run_build(
             checked,
             build_driver(name, checked),
@@ -152,7 +201,10 @@ def run(
             since_snapshot=since_snapshot,
             progress=progress,
         )
-    if isinstance(config, BuildConfig) or set(config) != {"root", "size", "seed"}:
+    if name == "context":
+        told = _context_config(config)
+        return run_context(told, build_driver(name, told), progress=progress)
+    if isinstance(config, BuildConfig | ContextConfig) or set(config) != {"root", "size", "seed"}:
         raise ConfigError(f"the flow {name!r} takes root, size and seed")
     run_sample(**config)
     return RunSummary(flow=name, status="done", store=str(config["root"]))
@@ -182,6 +234,16 @@ def run_sample(
     outputs = list(FLOWS["sample"].outputs)
     receipt: dict[str, Any] = build_driver("sample").execute(outputs, inputs=inputs)[outputs[0]]
     return receipt
+
+
+def _plain(name: str, config: BuildConfig | ContextConfig | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(config, BuildConfig | ContextConfig):
+        raise ConfigError(f"the flow {name!r} does not take a {type(config).__name__}")
+    return config
+
+
+def _context_config(config: BuildConfig | ContextConfig | Mapping[str, Any]) -> ContextConfig:
+    return config if isinstance(config, ContextConfig) else context_config.from_mapping(_plain("context", config))
 
 
 def _loader_of(config: BuildConfig) -> str:

@@ -14,6 +14,8 @@ from rich.tree import Tree
 from dataflows import drivers
 from dataflows.build_plan import BuildPlan
 from dataflows.config import BuildConfig
+from dataflows.context_config import ContextConfig
+from dataflows.context_loop import ContextSummary
 from dataflows.partition_loop import RunSummary
 from store.lance_io import DEFAULT_STORE
 
@@ -67,6 +69,23 @@ def build_with_progress(
             )
 
         return drivers.run("build", config, retry_errors=retry_errors, since_snapshot=since_snapshot, progress=show)
+
+
+def context_with_progress(config: ContextConfig) -> ContextSummary:
+    """Run the context flow under a progress bar of rows: done/total, rate, skipped, failed."""
+    with _bar("skipped", "failed") as bar:
+        task = bar.add_task("context", total=None, skipped=0, failed=0)
+
+        def show(summary: ContextSummary) -> None:
+            bar.update(
+                task,
+                total=summary.rows_pending,
+                completed=summary.rows_made + summary.rows_failed,
+                skipped=summary.rows_skipped,
+                failed=summary.failed,
+            )
+
+        return drivers.run("context", config, progress=show)
 
 
 def sample_with_progress(root: Path, size: str, seed: int) -> dict[str, Any]:
@@ -147,6 +166,26 @@ def dataset_text(name: str, manifest: dict[str, Any] | None) -> str:
     told = [f"doi:{manifest['doi']}" if manifest["doi"] else "DOI unknown", manifest["licence"] or "licence unknown"]
     told += [str(manifest[key]) for key in ("title", "version", "citation", "url") if manifest[key]]
     return f"dataset {name}: {'; '.join(told)}"
+
+
+def print_context_summary(summary: ContextSummary) -> None:
+    """Show what a run of the context flow did."""
+    table = Table(title=f"run {summary.run_id}: {summary.status}", show_header=False)
+    rows = {
+        "targets": str(summary.targets),
+        "rows": f"{summary.rows_written} written, {summary.rows_skipped} already there, {summary.rows_failed} failed",
+        "features": f"{summary.features} looked at",
+        "failed": f"{summary.failed} features, targets and partitions, {summary.failed_before} failed before",
+        "partitions": f"{summary.partitions_done} of {summary.partitions}, {summary.partitions_failed} failed",
+        "time": f"{summary.seconds:.1f} s",
+        "store": summary.store,
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = _console()
+    console.print(table)
+    if summary.failed:
+        console.print(f"what failed: python -m store show errors --store {summary.store}", style="yellow")
 
 
 def print_chain(chain: dict[str, Any]) -> None:

@@ -18,7 +18,12 @@ STORAGE_VERSION: Final = "2.2"
 DEFAULT_STORE = "data/lancedb"
 _RETRIES = 20
 _KEYS_PER_STATEMENT = 2000
-_INDEXED = {"training_data": ("uuid", "s2_cell"), "masks": ("mask_id", "uuid"), "prompts": ("prompt_id", "uuid")}
+_INDEXED = {
+    "training_data": ("uuid", "s2_cell"),
+    "masks": ("mask_id", "uuid"),
+    "prompts": ("prompt_id", "uuid"),
+    "context": ("context_id", "target_id"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

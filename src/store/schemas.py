@@ -369,9 +369,65 @@ DATASETS = _schema(
     ],
 )
 
+CONTEXT = _schema(
+    "context",
+    "What the lake's context tables (buildings, land cover …) are to each chip or detection. "
+    "One row is one chip or detection and one context table.",
+    [
+        _column("context_id", pa.string(), "uuid5 of target table, target and name.", key=True),
+        _column("target_table", pa.string(), "Table of the chip or detection: training_data, detections."),
+        _column("target_id", pa.string(), "Id of the chip or detection (training_data.uuid)."),
+        _column("name", pa.string(), "Name the settings give the context table: buildings, land_cover."),
+        _column("kind", pa.string(), "features or classes."),
+        _column("search_m", pa.float64(), "Features farther away were not looked at.", unit="m"),
+        _column(
+            "distance_m",
+            pa.float64(),
+            "Distance to the nearest feature, 0 where one touches; null where none lies within search_m.",
+            unit="m",
+            null=True,
+        ),
+        _column("count", pa.int32(), "Features that touch the target."),
+        _column(
+            "area_fraction",
+            pa.float64(),
+            "Share of the target's area that features cover, overlaps once; null for targets without area.",
+            unit="fraction 0-1",
+            null=True,
+        ),
+        _column(
+            "class_name",
+            pa.string(),
+            "Class that covers most of the target; for targets without area the class at the centre.",
+            null=True,
+        ),
+        _column("class_fraction", pa.float64(), "Share that class_name covers.", unit="fraction 0-1", null=True),
+        _column("class_at_centre", pa.string(), "Class of the feature at the target's centre.", null=True),
+        _column(
+            "class_fractions",
+            pa.map_(pa.string(), pa.float64()),
+            "Share that each class covers; null for kind features.",
+            unit="fraction 0-1",
+            null=True,
+        ),
+        _column("nearest_id", pa.string(), "Id in the lake of the nearest feature.", null=True),
+        _column(
+            "attributes", pa.string(), "JSON: carried columns of the nearest feature; null without one.", null=True
+        ),
+        _column("lake_catalog", pa.string(), "DuckLake catalogue that was read."),
+        _column("lake_table", pa.string(), "Table in the catalogue."),
+        _column("lake_snapshot", pa.int64(), "Newest snapshot that had changed that table when it was read."),
+        _column("partition", pa.uint64(), "S2 cell of the unit of work that wrote the row."),
+        _column("context_config", pa.string(), "Hash of settings and data; rows are skipped when it matches."),
+        _column("context_recipe", pa.string(), "Hash of code and settings that made the row."),
+        _column("run_id", pa.string(), "Run that wrote the row (table runs)."),
+        _column("created_at", _TIME, "When the row was made."),
+    ],
+)
+
 TABLES: dict[str, pa.Schema] = {
     schema.metadata[b"table"].decode(): schema
-    for schema in (TRAINING_DATA, MASKS, PROMPTS, SCENES, RUNS, ERRORS, SPLITS, DATASETS)
+    for schema in (TRAINING_DATA, MASKS, PROMPTS, SCENES, RUNS, ERRORS, SPLITS, DATASETS, CONTEXT)
 }
 """Table name → schema (of the default profile where a table has one)."""
 
