@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SIDE = 1 << 30
+# columns of Arrow tables are read-only, and numba tells such arrays apart by type
+_IN = numba.types.Array(numba.float64, 1, "C", readonly=True)
+_TABLE = numba.types.Array(numba.int64, 1, "C", readonly=True)
 
 
 @numba.njit("float64(float64)", inline="always", error_model="numpy")
@@ -25,7 +28,7 @@ def _index(place: float) -> int:
 
 # No fastmath: fused or reordered operations would move points on cell edges. No cache: numba refuses to compile where
 # neither this folder nor the home can be written, and compiling takes about as long as importing numba.
-@numba.njit("void(float64[::1], float64[::1], int64[::1], uint64, uint64[::1])", nogil=True, error_model="numpy")
+@numba.njit(numba.void(_IN, _IN, _TABLE, numba.uint64, numba.uint64[::1]), nogil=True, error_model="numpy")
 def fill_cells(
     lon: NDArray[np.float64], lat: NDArray[np.float64], table: NDArray[np.int64], marker: int, cells: NDArray[np.uint64]
 ) -> None:

@@ -92,7 +92,8 @@ def _face_st(x: _Floats, y: _Floats, z: _Floats) -> tuple[NDArray[np.int64], _Fl
     return face, _st(u), _st(v)
 
 
-def _place_on_cube(lon: _Floats, lat: _Floats) -> tuple[NDArray[np.int64], _Floats, _Floats]:
+def place_on_cube(lon: _Floats, lat: _Floats) -> tuple[NDArray[np.int64], _Floats, _Floats]:
+    """Face of the cube and place ``(s, t)`` on it, each 0 to 1, of checked positions in degrees, shape (n,) each."""
     phi, theta = lat * _RADIANS, lon * _RADIANS
     cos_phi = np.cos(phi)
     x, y, z = np.cos(theta) * cos_phi, np.sin(theta) * cos_phi, np.sin(phi)
@@ -160,7 +161,7 @@ def _compiled(count: int) -> bool:
 
 
 def _leaves(lon: _Floats, lat: _Floats) -> Cells:
-    face, s, t = _place_on_cube(lon, lat)
+    face, s, t = place_on_cube(lon, lat)
     i, j = (np.clip(np.floor(place * SIDE), 0, SIDE - 1).astype(np.int64) for place in (s, t))
     table = hilbert_table()
     cells = face.astype(np.uint64) << np.uint64(60)

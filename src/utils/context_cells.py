@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from utils.cells import _U_AXIS, _U_SIGN, _V_AXIS, _V_SIGN, Cells, _place_on_cube, s2_cells, s2_parents
+from utils.cells import U_AXIS, U_SIGN, V_AXIS, V_SIGN, Cells, place_on_cube, s2_cells, s2_parents
 from utils.errors import GeometryError
 
 _Ints = NDArray[np.int64]
@@ -180,7 +180,7 @@ def _lattice_cells(bounds: _Floats, level: int, grow_m: float) -> tuple[_Ints, C
     near = _padded(bounds, grow_m + 1.0 + bulge_m)
     faces, s, t = (
         np.stack(values, 1)
-        for values in zip(*(_place_on_cube(_wrapped(near[:, x]), near[:, y]) for x, y in _CORNERS), strict=True)
+        for values in zip(*(place_on_cube(_wrapped(near[:, x]), near[:, y]) for x, y in _CORNERS), strict=True)
     )
     flat = (faces == faces[:, :1]).all(1) & (width_m < _LARGE_M) & (np.abs(near[:, [1, 3]]).max(1) < 85)
     flat &= (near[:, 3] - near[:, 1]) * _METRES_PER_DEGREE[1] < _LARGE_M
@@ -204,8 +204,8 @@ def _lattice_centres(face: _Ints, s: _Floats, t: _Floats) -> tuple[_Floats, _Flo
     along = np.where(face < 3, 1.0, -1.0)
     xyz = np.empty((3, len(face)))
     xyz[face % 3, row] = along
-    xyz[_U_AXIS[face], row] = _U_SIGN[face] * u * along
-    xyz[_V_AXIS[face], row] = _V_SIGN[face] * v * along
+    xyz[U_AXIS[face], row] = U_SIGN[face] * u * along
+    xyz[V_AXIS[face], row] = V_SIGN[face] * v * along
     return np.degrees(np.arctan2(xyz[1], xyz[0])), np.degrees(np.arctan2(xyz[2], np.hypot(xyz[0], xyz[1])))
 
 
