@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hamilton import driver
 
@@ -43,6 +43,9 @@ FLOWS: dict[str, Flow] = {
     "build": Flow(
         modules=("dataflows.ingest_ducklake_labels", LOADERS["local"], *_AFTER_LOADER), outputs=("sample_write",)
     ),
+    "change": Flow(
+        modules=("dataflows.spectral_change",), outputs=("change_statistics", "skipped_indices", "change_raster")
+    ),
 }
 """Flow name → flow, with the default loader."""
 
@@ -75,6 +78,8 @@ def build_driver(name: str, config: BuildConfig | Mapping[str, Any] | None = Non
         checked = config if isinstance(config, BuildConfig) else from_mapping(config)
         modules[modules.index(LOADERS["local"])] = _loader_of(checked)
         settings = build_inputs(checked)
+    elif name == "change" and config is not None:
+        settings = change_inputs(config)
     enable_notebook_display()
     return driver.Builder().with_modules(*map(import_module, modules)).with_config(settings).build()
 
@@ -106,6 +111,57 @@ def build_inputs(config: BuildConfig) -> dict[str, Any]:
     }
 
 
+_CHANGE_DEFAULTS: Final = {"aoi_bbox_lonlat": None, "gsd_m": 10.0, "change_threshold": 0.2, "raster_path": None}
+
+
+def change_inputs(config: BuildConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the change flow under the names its nodes ask for, with defaults.
+
+    Raises:
+        ConfigError: a setting is missing, unknown or of another type.
+    """
+    needed, given = {"msi", "before", "after"}, {} if isinstance(config, BuildConfig) else dict(config)
+    missing, unknown = needed - given.keys(), given.keys() - needed - _CHANGE_DEFAULTS.keys()
+    if missing or unknown:
+        raise ConfigError(
+            f"the flow 'change' takes {', '.join(sorted(needed))} and optionally {', '.join(_CHANGE_DEFAULTS)}; "
+            f"missing: {', '.join(sorted(missing)) or 'none'}; unknown: {', '.join(sorted(unknown)) or 'none'}"
+        )
+    settings = _CHANGE_DEFAULTS | given | {name: str(given[name]) for name in ("before", "after")}
+    if not isinstance(settings["msi"], Mapping):
+        raise ConfigError(f"msi is {settings['msi']!r}; give a mapping with `source` and its options")
+    try:
+        numbers = {name: float(settings[name]) for name in ("gsd_m", "change_threshold")}
+        aoi = settings["aoi_bbox_lonlat"]
+        aoi = None if aoi is None else [float(edge) for edge in aoi]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"gsd_m, change_threshold and aoi_bbox_lonlat are numbers: {error}") from error
+    return settings | numbers | {"msi": dict(settings["msi"]), "aoi_bbox_lonlat": aoi}
+
+
+def run_change(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare two dates; see ``dataflows.spectral_change``.
+
+    Args:
+        config: ``msi`` (imagery source and its options), ``before`` and ``after`` (scene id or day), and optionally
+            ``aoi_bbox_lonlat``, ``gsd_m`` (10), ``change_threshold`` (0.2) and ``raster_path`` (no raster without it).
+
+    Returns:
+        ``statistics`` per index, ``skipped`` indices with the reason, ``raster`` (path and bands) or None.
+
+    Raises:
+        AegirError: the settings or the imagery cannot be used.
+    """
+    settings = change_inputs(config)
+    wanted = [name for name in FLOWS["change"].outputs if name != "change_raster" or settings["raster_path"]]
+    found = build_driver("change", settings).execute(wanted)
+    return {
+        "statistics": found["change_statistics"],
+        "skipped": found["skipped_indices"],
+        "raster": found.get("change_raster"),
+    }
+
+
 def plan_build(config: BuildConfig, *, retry_errors: bool = False) -> BuildPlan:
     """What the build flow would do under ``config``; see :func:`dataflows.build_plan.plan`."""
     return plan(config, build_driver("build", config), retry_errors=retry_errors)
@@ -122,7 +178,8 @@ def run(
 
     Args:
         name: flow name.
-        config: its settings; the flow ``sample`` takes ``root``, ``size`` and ``seed``.
+        config: its settings; the flow ``sample`` takes ``root``, ``size`` and ``seed``, ``change`` those of
+            :func:`run_change`.
         retry_errors: take in chips that failed before with these settings (flow ``build``).
         progress: called with the summary whenever it changes.
 
@@ -134,6 +191,10 @@ def run(
     if name == "build":
         checked = config if isinstance(config, BuildConfig) else from_mapping(config)
         return run_build(checked, build_driver(name, checked), retry_errors=retry_errors, progress=progress)
+    if name == "change":
+        settings = change_inputs(config)
+        run_change(settings)
+        return RunSummary(flow=name, status="done", store=settings["raster_path"] or "")
     if isinstance(config, BuildConfig) or set(config) != {"root", "size", "seed"}:
         raise ConfigError(f"the flow {name!r} takes root, size and seed")
     run_sample(**config)
