@@ -63,5 +63,7 @@ def write_raster(
     except (OSError, RasterioError) as error:
         raise ConfigError(f"{target} cannot be written: {error}; choose another place") from error
     finally:
-        part.unlink(missing_ok=True)
+        # `unlink` fails where the folder is none
+        if part.exists():
+            part.unlink()
     return target
