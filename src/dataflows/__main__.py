@@ -1,4 +1,4 @@
-"""Command line: ``python -m dataflows sample|plan|run|draw|explain|demo|change``."""
+"""Command line: ``python -m dataflows sample|plan|run|draw|explain|demo|change|indices``."""
 
 import argparse
 import json
@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
 
     _change_options(commands.add_parser("change", help="index differences between two dates of one folder"))
+    indices = commands.add_parser("indices", help="print the spectral indices and scene classes as Markdown tables")
+    indices.set_defaults(command=_indices)
     return parser
 
 
@@ -199,6 +201,14 @@ def _change(arguments: argparse.Namespace) -> int:
         print(json.dumps(found))
     else:
         terminal.print_change(found)
+    return 0
+
+
+def _indices(_: argparse.Namespace) -> int:
+    from utils.indices import indices_table  # noqa: PLC0415
+    from utils.scl import scene_classes_table  # noqa: PLC0415
+
+    print(indices_table(), scene_classes_table(), sep="\n\n")
     return 0
 
 

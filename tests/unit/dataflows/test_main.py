@@ -151,6 +151,22 @@ class TestRefused:
         assert "file" in self.refused(capsys, "draw", "--out", str(tmp_path / "file" / "dags"))
 
 
+def test_the_tables_of_indices_and_scene_classes(capsys):
+    assert main(["indices"]) == 0
+    text = capsys.readouterr().out
+    assert "| `ndvi` | NDVI |" in text
+    assert "| 3 | cloud shadow | dropped |" in text
+
+
+def test_a_change_that_cannot_be_is_refused(tmp_path, capsys):
+    dates = ["--before", "2020-08-07", "--after", "2021-08-12"]
+    assert main(["change", str(tmp_path / "no"), *dates]) == EXIT_REFUSED
+    assert main(["change", str(tmp_path), *dates]) == EXIT_REFUSED
+    text = capsys.readouterr().err
+    assert "ConfigError: no imagery folder" in text
+    assert "NoImageryError: no scene has the id or the day '2020-08-07'" in text
+
+
 def test_rows_in_errors_are_exit_code_3(region, tmp_path, capsys):
     (tmp_path / "vhr").mkdir()
     for tile in region.vhr_tiles:
