@@ -44,7 +44,8 @@ FLOWS: dict[str, Flow] = {
         modules=("dataflows.ingest_ducklake_labels", LOADERS["local"], *_AFTER_LOADER), outputs=("sample_write",)
     ),
     "change": Flow(
-        modules=("dataflows.spectral_change",), outputs=("change_statistics", "skipped_indices", "change_raster")
+        modules=("dataflows.spectral_change",),
+        outputs=("change_statistics", "skipped_indices", "unreadable_imagery", "change_raster"),
     ),
 }
 """Flow name → flow, with the default loader."""
@@ -147,7 +148,8 @@ def run_change(config: Mapping[str, Any]) -> dict[str, Any]:
             ``aoi_bbox_lonlat``, ``gsd_m`` (10), ``change_threshold`` (0.2) and ``raster_path`` (no raster without it).
 
     Returns:
-        ``statistics`` per index, ``skipped`` indices with the reason, ``raster`` (path and bands) or None.
+        ``statistics`` per index, ``skipped`` indices with the reason, ``unreadable`` files with the reason, ``raster``
+        (path and bands) or None.
 
     Raises:
         AegirError: the settings or the imagery cannot be used.
@@ -158,6 +160,7 @@ def run_change(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "statistics": found["change_statistics"],
         "skipped": found["skipped_indices"],
+        "unreadable": found["unreadable_imagery"],
         "raster": found.get("change_raster"),
     }
 

@@ -58,7 +58,13 @@ def change_imagery(msi: dict[str, Any]) -> tuple[ImagerySource, dict[str, Any]]:
         found = imagery.get(msi["source"], kind="msi", **options)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"msi: give `source` and its options, for instance source and root: {error}") from error
-    return found, {"source": found.name, "scenes": len(found.scenes()), "unreadable": len(found.unreadable())}
+    return found, {"source": found.name, "scenes": len(found.scenes())}
+
+
+@tag(stage="change")
+def unreadable_imagery(change_imagery: ImagerySource) -> dict[str, str]:
+    """Place → reason for everything that looks like imagery of the folder and is in no scene."""
+    return change_imagery.unreadable()
 
 
 @tag(stage="change")

@@ -147,6 +147,8 @@ def print_change(found: dict[str, Any]) -> None:
     console.print(table)
     for name, reason in found["skipped"].items():
         console.print(f"{name} skipped: {reason}", style="dim")
+    for place, reason in found["unreadable"].items():
+        console.print(f"{place} not used: {reason}", style="yellow", soft_wrap=True)
     if found["raster"]:
         console.print(f"written: {found['raster']['path']}", soft_wrap=True)
 

@@ -113,7 +113,8 @@ class LocalImagery:
                 continue
             data[:, fresh] = pixels[:, fresh]
             if scl is not None and "SCL" in scene.assets:
-                scl[fresh] = checked_scl(self._band(scene.assets["SCL"], grid, categorical=True)[0][fresh])
+                classes, classified = self._band(scene.assets["SCL"], grid, categorical=True)
+                scl[fresh] = checked_scl(np.where(classified, classes, 0)[fresh])
             valid |= fresh
             used.append((int(fresh.sum()), scene))
             if valid.all():

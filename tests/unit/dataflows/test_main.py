@@ -124,10 +124,11 @@ class TestRefused:
 
     def test_each(self, options, region, tmp_path, capsys):
         store = ["--store", region.settings["store"]]
-        assert "known: build, sample" in self.refused(capsys, "run", "nonsense", *options)
-        assert "known: build, sample" in self.refused(capsys, "plan", "nonsense", *options)
+        assert "known: build, change, sample" in self.refused(capsys, "run", "nonsense", *options)
+        assert "known: build, change, sample" in self.refused(capsys, "plan", "nonsense", *options)
         assert "has no plan" in self.refused(capsys, "plan", "sample", *options)
         assert "own command" in self.refused(capsys, "run", "sample", *options)
+        assert "own command" in self.refused(capsys, "run", "change", *options)
         assert "python -m dataflows sample" in self.refused(capsys, "run", "--config", str(tmp_path / "no.yaml"))
         assert "no chip" in self.refused(capsys, "explain", "ffffffffff", *store)
         assert "is no chip id" in self.refused(capsys, "explain", "x' OR '1'='1", *store)
@@ -251,7 +252,7 @@ for arguments in (["plan", *config], ["explain", {uuid!r}, *store], ["draw", "--
     assert "usage: python -m dataflows" in done.stdout
     assert lance_io.open_table(tmp_path / "new", "training_data").count_rows() > 0
     drawn = sorted((tmp_path / "dags").iterdir())
-    assert len(drawn) == 9
+    assert len(drawn) == 12
     assert all(str(path) in done.stdout for path in drawn)
 
 

@@ -145,6 +145,13 @@ def test_missing_bands_skip_their_indices_alone(tmp_path):
     assert found["change_bands"] == ("B03", "B04", "B08", "B11")
 
 
+def test_files_that_cannot_be_used_are_told(pair):
+    (pair / "torn.tif").write_bytes(b"II*")
+    found = drivers.run_change(settings(pair))
+    assert [place.rpartition("/")[2] for place in found["unreadable"]] == ["torn.tif"]
+    assert set(found["statistics"]) == set(INDICES)
+
+
 def test_a_pair_without_any_index_is_refused(tmp_path):
     for which in ("before", "after"):
         write_scene(tmp_path, which, noise(1, bands=("B05", "B08")))
