@@ -88,6 +88,8 @@ def _change_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--aoi", type=float, nargs=4, metavar=("WEST", "SOUTH", "EAST", "NORTH"), help="degrees")
     command.add_argument("--gsd", type=float, default=10.0, help="pixel size in metres (default 10)")
     command.add_argument("--threshold", type=float, default=0.2, help="least loss or gain that counts (default 0.2)")
+    command.add_argument("--scale", type=float, help="reflectance per digital number of rasters that do not state it")
+    command.add_argument("--offset", type=float, default=0.0, help="reflectance at digital number 0 of those")
     command.add_argument("--out", help="write the differences to this GeoTIFF")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.set_defaults(command=_change)
@@ -188,7 +190,12 @@ def _change(arguments: argparse.Namespace) -> int:
 
     found = run_change(
         {
-            "msi": {"source": "local", "root": arguments.root},
+            "msi": {
+                "source": "local",
+                "root": arguments.root,
+                "scale": arguments.scale,
+                "offset": arguments.offset,
+            },
             "before": arguments.before,
             "after": arguments.after,
             "aoi_bbox_lonlat": arguments.aoi,
