@@ -138,9 +138,12 @@ def _check(tree: ast.AST, text: str) -> None:
     allowed = (ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub, ast.Load)
     for node in ast.walk(tree):
         number = not isinstance(node, ast.Constant) or type(node.value) in (int, float)
-        if not isinstance(node, allowed) or not number:
+        # names in lower case are the kernel's own
+        band = not isinstance(node, ast.Name) or node.id.isupper()
+        if not isinstance(node, allowed) or not number or not band:
             raise ConfigError(
-                f"index formula {text!r} holds {ast.unparse(node)!r}; use band names, numbers, + - * / and parentheses"
+                f"index formula {text!r} holds {ast.unparse(node)!r}; "
+                "use band names (upper case), numbers, + - * / and parentheses"
             )
         if _divides_by_bands(node):
             raise ConfigError(f"index formula {text!r} divides by a band below the top; write it as one ratio")

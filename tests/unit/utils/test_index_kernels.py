@@ -23,6 +23,7 @@ def test_bands_stand_in_the_order_of_the_text():
         ("B08 -", "cannot be read"),
         ("1 / 2", "names no band"),
         ("B08 ** 2", "use band names"),
+        ("B08 * scale", "holds 'scale'"),
         ("sqrt(B08)", "use band names"),
         ("__import__('os')", "use band names"),
         ("B08.size", "use band names"),
