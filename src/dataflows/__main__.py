@@ -1,4 +1,4 @@
-"""Command line: ``python -m dataflows sample|plan|run|context|draw|explain|demo``."""
+"""Command line: ``python -m dataflows sample|labels|plan|run|context|change|indices|draw|explain|demo``."""
 
 import argparse
 import json
@@ -83,7 +83,25 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=42, help="seed of the sample region")
     demo.add_argument("--store", help="LanceDB store (default $AEGIR_STORE or data/lancedb)")
     demo.set_defaults(command=_demo)
+
+    _change_options(commands.add_parser("change", help="index differences between two dates of one folder"))
+    indices = commands.add_parser("indices", help="print the spectral indices and scene classes as Markdown tables")
+    indices.set_defaults(command=_indices)
     return parser
+
+
+def _change_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("root", help="folder of multispectral scenes")
+    command.add_argument("--before", required=True, help="day (YYYY-MM-DD, UTC) or scene id")
+    command.add_argument("--after", required=True, help="day (YYYY-MM-DD, UTC) or scene id")
+    command.add_argument("--aoi", type=float, nargs=4, metavar=("WEST", "SOUTH", "EAST", "NORTH"), help="degrees")
+    command.add_argument("--gsd", type=float, default=10.0, help="pixel size in metres (default 10)")
+    command.add_argument("--threshold", type=float, default=0.2, help="least loss or gain that counts (default 0.2)")
+    command.add_argument("--scale", type=float, help="reflectance per digital number of rasters that do not state it")
+    command.add_argument("--offset", type=float, default=0.0, help="reflectance at digital number 0 of those")
+    command.add_argument("--out", help="write the differences to this GeoTIFF")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.set_defaults(command=_change)
 
 
 def _settings_options(command: argparse.ArgumentParser) -> None:
@@ -190,6 +208,41 @@ def _demo(arguments: argparse.Namespace) -> int:
     from dataflows.demo import run_demo  # noqa: PLC0415
 
     return run_demo(size=arguments.size, seed=arguments.seed, store=arguments.store)
+
+
+def _change(arguments: argparse.Namespace) -> int:
+    from dataflows import terminal  # noqa: PLC0415
+    from dataflows.drivers import run_change  # noqa: PLC0415
+
+    found = run_change(
+        {
+            "msi": {
+                "source": "local",
+                "root": arguments.root,
+                "scale": arguments.scale,
+                "offset": arguments.offset,
+            },
+            "before": arguments.before,
+            "after": arguments.after,
+            "aoi_bbox_lonlat": arguments.aoi,
+            "gsd_m": arguments.gsd,
+            "change_threshold": arguments.threshold,
+            "raster_path": arguments.out,
+        }
+    )
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        terminal.print_change(found)
+    return 0
+
+
+def _indices(_: argparse.Namespace) -> int:
+    from utils.indices import indices_table  # noqa: PLC0415
+    from utils.scl import scene_classes_table  # noqa: PLC0415
+
+    print(indices_table(), scene_classes_table(), sep="\n\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from hamilton import driver
 
 from dataflows import context_config, mask_backends
 from dataflows.build_plan import BuildPlan, plan
+from dataflows.change_config import change_inputs
 from dataflows.config import BuildConfig, from_mapping
 from dataflows.context_config import ContextConfig
 from dataflows.context_loop import ContextSummary, run_context
@@ -53,6 +54,10 @@ FLOWS: dict[str, Flow] = {
         outputs=("sample_write",),
     ),
     "context": Flow(modules=("dataflows.ingest_context",), outputs=("chip_context", "context_write")),
+    "change": Flow(
+        modules=("dataflows.spectral_change",),
+        outputs=("change_statistics", "skipped_indices", "unreadable_imagery", "change_raster"),
+    ),
 }
 """Flow name → flow, with the default loader."""
 
@@ -85,8 +90,10 @@ def build_driver(name: str, config: BuildConfig | ContextConfig | Mapping[str, A
         checked = config if isinstance(config, BuildConfig) else from_mapping(_plain(name, config))
         modules[modules.index(LOADERS["local"])] = _loader_of(checked)
         settings = build_inputs(checked)
-    if name == "context" and config is not None:
+    elif name == "context" and config is not None:
         settings = context_inputs(_context_config(config))
+    elif name == "change" and config is not None:
+        settings = change_inputs(_plain(name, config))
     enable_notebook_display()
     return driver.Builder().with_modules(*map(import_module, modules)).with_config(settings).build()
 
@@ -131,6 +138,31 @@ def context_inputs(config: ContextConfig) -> dict[str, Any]:
     }
 
 
+def run_change(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare two dates; see ``dataflows.spectral_change``.
+
+    Args:
+        config: ``msi`` (imagery source and its options), ``before`` and ``after`` (scene id or day), and optionally
+            ``aoi_bbox_lonlat``, ``gsd_m`` (10), ``change_threshold`` (0.2) and ``raster_path`` (no raster without it).
+
+    Returns:
+        ``statistics`` per index, ``skipped`` indices with the reason, ``unreadable`` files with the reason, ``raster``
+        (path and bands) or None.
+
+    Raises:
+        AegirError: the settings or the imagery cannot be used.
+    """
+    settings = change_inputs(config)
+    wanted = [name for name in FLOWS["change"].outputs if name != "change_raster" or settings["raster_path"]]
+    found = build_driver("change", settings).execute(wanted)
+    return {
+        "statistics": found["change_statistics"],
+        "skipped": found["skipped_indices"],
+        "unreadable": found["unreadable_imagery"],
+        "raster": found.get("change_raster"),
+    }
+
+
 def plan_build(config: BuildConfig, *, retry_errors: bool = False, since_snapshot: int | None = None) -> BuildPlan:
     """What the build flow would do under ``config``; see :func:`dataflows.build_plan.plan`."""
     driver = build_driver("build", config)
@@ -139,7 +171,7 @@ def plan_build(config: BuildConfig, *, retry_errors: bool = False, since_snapsho
 
 @overload
 def run(
-    name: Literal["build", "sample"],
+    name: Literal["build", "sample", "change"],
     config: BuildConfig | Mapping[str, Any],
     *,
     retry_errors: bool = ...,
@@ -182,7 +214,8 @@ def run(
 
     Args:
         name: flow name.
-        config: its settings; the flow ``sample`` takes ``root``, ``size`` and ``seed``.
+        config: its settings; the flow ``sample`` takes ``root``, ``size`` and ``seed``, ``change`` those of
+            :func:`run_change`.
         retry_errors: take in chips that failed before with these settings (flow ``build``).
         since_snapshot: only chips that labels changed on since this snapshot of the lake (flow ``build``).
         progress: called with the summary whenever it changes.
@@ -204,6 +237,10 @@ def run(
     if name == "context":
         told = _context_config(config)
         return run_context(told, build_driver(name, told), progress=progress)
+    if name == "change":
+        settings = change_inputs(_plain(name, config))
+        run_change(settings)
+        return RunSummary(flow=name, status="done", store=settings["raster_path"] or "")
     if isinstance(config, BuildConfig | ContextConfig) or set(config) != {"root", "size", "seed"}:
         raise ConfigError(f"the flow {name!r} takes root, size and seed")
     run_sample(**config)

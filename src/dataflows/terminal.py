@@ -188,6 +188,25 @@ def print_context_summary(summary: ContextSummary) -> None:
         console.print(f"what failed: python -m store show errors --store {summary.store}", style="yellow")
 
 
+def print_change(found: dict[str, Any]) -> None:
+    """Show what changed between two dates, and what could not be compared."""
+    table = Table(title="after minus before")
+    columns = ("n_valid", "n_pixels", "mean", "std", "share_loss", "share_gain")
+    for name in ("index", *columns):
+        table.add_column(name.replace("_", " "), justify="left" if name == "index" else "right")
+    for name, row in found["statistics"].items():
+        values = (row[column] for column in columns)
+        table.add_row(name, *("–" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in values))
+    console = _console()
+    console.print(table)
+    for name, reason in found["skipped"].items():
+        console.print(f"{name} skipped: {reason}", style="dim")
+    for place, reason in found["unreadable"].items():
+        console.print(f"{place} not used: {reason}", style="yellow", soft_wrap=True)
+    if found["raster"]:
+        console.print(f"written: {found['raster']['path']}", soft_wrap=True)
+
+
 def print_chain(chain: dict[str, Any]) -> None:
     """Show the chain behind one chip: label → image → code → mask."""
     chip, run = chain["chip"], chain["run"]

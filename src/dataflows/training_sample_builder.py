@@ -12,7 +12,7 @@ from rasterio.features import rasterize
 from dataflows.sam_mask_factory import JudgedMask
 from utils.area import area_fractions
 from utils.geo import reproject
-from utils.radiometry import cloud_fraction
+from utils.scl import cloud_fraction, shadow_fraction
 from utils.types import IGNORE, ChipGrid, Prompt, RasterChip
 
 
@@ -161,6 +161,7 @@ def _msi_columns(chip: RasterChip, fractions: NDArray[np.uint8]) -> dict[str, An
         "msi_scl": scl,
         "msi_mask": fractions.tobytes(),
         "cloud_fraction": cloud_fraction(scl),
+        "shadow_fraction": shadow_fraction(scl),
     }
 
 

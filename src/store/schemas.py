@@ -73,11 +73,15 @@ def _imagery_columns(prefix: str) -> list[pa.Field]:
 
 def _index_columns() -> list[pa.Field]:
     places = {
-        "chip": "over valid pixels of the multispectral chip",
-        "inside": "inside the PV mask, weighted by area fraction; null below 4 effective pixels",
-        "ring": "over the other known pixels under the VHR chip, where PV covers under 5 %; null below 4 pixels",
+        "chip": "over clear pixels of the multispectral chip",
+        "inside": "over clear pixels inside the PV mask, weighted by area fraction; null below 4 effective pixels",
+        "ring": "over the other clear, known pixels under the VHR chip, where PV covers under 5 %; null below 4 pixels",
     }
-    return [
+    counts = {
+        "index_inside_px": "Effective pixels inside the PV mask: sum of the area fractions of clear pixels.",
+        "index_ring_px": "Effective pixels of the ring: sum of what PV leaves free of its clear pixels.",
+    }
+    return [_column(name, pa.float32(), doc, unit="10 m pixels", null=True) for name, doc in counts.items()] + [
         _column(f"{name}_{place}", pa.float32(), f"Mean {spec.title} {where}.", unit=spec.unit, null=True)
         for name, spec in INDICES.items()
         for place, where in places.items()
@@ -117,7 +121,14 @@ def _msi_columns(profile: ChipProfile) -> list[pa.Field]:
         _column(
             "cloud_fraction",
             pa.float32(),
-            "Share of cloud and shadow (SCL 3, 8, 9, 10) among the classified pixels; null without SCL.",
+            "Share of cloud (SCL 8, 9, 10) among the classified pixels; null without SCL.",
+            unit="fraction 0-1",
+            null=True,
+        ),
+        _column(
+            "shadow_fraction",
+            pa.float32(),
+            "Share of cloud shadow (SCL 3) among the classified pixels; null without SCL.",
             unit="fraction 0-1",
             null=True,
         ),

@@ -21,6 +21,9 @@ Each message says what was found, where, and what to do next.
     │   ├── NoImageryError          no scene covers the requested grid
     │   ├── RasterReadError         a raster is missing, corrupt or truncated
     │   ├── BandError               a raster lacks a needed band
+    │   │   └── BandTypeError       a band's data type cannot be used
+    │   ├── SceneClassError         a scene classification holds other values than its classes
+    │   ├── GridError               two rasters that must share a pixel grid do not
     │   └── NodataError             a chip holds too few valid pixels
     ├── MaskError                   a mask backend broke its contract
     ├── SplitError                  a split rule cannot be met
@@ -106,6 +109,18 @@ class RasterReadError(ImageryError):
 
 class BandError(ImageryError):
     """A raster lacks a needed band."""
+
+
+class BandTypeError(BandError, TypeError):
+    """A band's data type cannot be used."""
+
+
+class SceneClassError(ImageryError):
+    """A scene classification holds other values than its classes."""
+
+
+class GridError(ImageryError):
+    """Two rasters that must share a pixel grid do not."""
 
 
 class NodataError(ImageryError):

@@ -138,4 +138,5 @@ def _msi(profile: ChipProfile, x: float, y: float, rng: np.random.Generator) -> 
         "msi_transform": [gsd_m, 0, x - width * gsd_m / 2, 0, -gsd_m, y + height * gsd_m / 2],
         "msi_valid_fraction": 1.0,
         "cloud_fraction": 0.0,
+        "shadow_fraction": 0.0,
     }

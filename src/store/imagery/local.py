@@ -32,6 +32,7 @@ from store.imagery.catalogue import (
 )
 from utils.errors import AegirError, BandError, ConfigError, ImageryError, NoImageryError, RasterReadError
 from utils.radiometry import harmonised
+from utils.scl import checked_scl
 from utils.types import ChipGrid, RasterChip
 
 _CATEGORICAL = {"SCL"}
@@ -97,6 +98,7 @@ class LocalImagery:
             NoImageryError: no scene touches the grid.
             RasterReadError: a raster is missing, corrupt or truncated.
             BandError: a scene lacks one of ``bands``.
+            SceneClassError: a scene classification holds other values than 0 to 11.
             ImageryError: a VHR raster is not uint8.
         """
         shape = (grid.height, grid.width)
@@ -111,7 +113,8 @@ class LocalImagery:
                 continue
             data[:, fresh] = pixels[:, fresh]
             if scl is not None and "SCL" in scene.assets:
-                scl[fresh] = self._band(scene.assets["SCL"], grid, categorical=True)[0][fresh]
+                classes, classified = self._band(scene.assets["SCL"], grid, categorical=True)
+                scl[fresh] = checked_scl(np.where(classified, classes, 0)[fresh])
             valid |= fresh
             used.append((int(fresh.sum()), scene))
             if valid.all():

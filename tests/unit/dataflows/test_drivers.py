@@ -1,10 +1,13 @@
 """Drivers: every flow can be built, every input is named, unknown names are refused with what there is."""
 
+import numpy as np
 import pytest
 
 from dataflows import drivers
 from dataflows.config import from_mapping
 from dataflows.partition_loop import RunSummary
+from support.node_inputs import BANDS
+from support.scene_pairs import write_scene
 from utils.errors import AegirError, ConfigError, UnknownNameError
 
 LEAST = {
@@ -73,6 +76,51 @@ def test_the_sample_takes_three_settings(config, tmp_path):
 def test_the_sample_does_not_take_a_builds_settings():
     with pytest.raises(ConfigError, match="root, size and seed"):
         drivers.run("sample", from_mapping(LEAST))
+
+
+PAIR = {"msi": {"source": "local", "root": "msi"}, "before": "2020-08-07", "after": "2021-08-12"}
+
+
+def test_the_change_flow_is_told_everything_it_asks_for_and_nothing_else():
+    assert external(drivers.build_driver("change", PAIR)) == set(drivers.change_inputs(PAIR))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, "missing: after, before, msi; unknown: none"),
+        (PAIR | {"colour": "red"}, "unknown: colour"),
+        (PAIR | {"msi": "folder"}, "give a mapping"),
+        (PAIR | {"gsd_m": "wide"}, "are numbers"),
+        (PAIR | {"aoi_bbox_lonlat": "here"}, "are numbers"),
+        (PAIR | {"aoi_bbox_lonlat": 7}, "are numbers"),
+    ],
+)
+def test_settings_of_the_change_flow_are_checked(config, words):
+    for attempt in (
+        drivers.run_change,
+        lambda c: drivers.run("change", c),
+        lambda c: drivers.build_driver("change", c),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            attempt(config)
+
+
+def test_the_change_flow_does_not_take_a_builds_settings():
+    with pytest.raises(ConfigError, match="missing: after, before, msi"):
+        drivers.run("change", from_mapping(LEAST))
+
+
+def test_a_run_of_the_change_flow_says_where_the_raster_is(tmp_path):
+    for seed, which in enumerate(("before", "after")):
+        bands = {band: np.random.default_rng(seed).integers(1, 9000, (20, 30)).astype("uint16") for band in BANDS}
+        write_scene(tmp_path / "scenes", which, bands)
+    config = PAIR | {"msi": {"source": "local", "root": str(tmp_path / "scenes")}}
+    assert drivers.run("change", config).store == ""
+    summary = drivers.run("change", config | {"raster_path": str(tmp_path / "out.tif")})
+    assert (summary.flow, summary.status, summary.exit_code) == ("change", "done", 0)
+    assert (tmp_path / "out.tif").is_file()
+    assert summary.store == str(tmp_path / "out.tif")
 
 
 def test_an_unknown_size_makes_nothing(tmp_path):

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 import yaml
 
 from dataflows import terminal
@@ -124,10 +126,11 @@ class TestRefused:
 
     def test_each(self, options, region, tmp_path, capsys):
         store = ["--store", region.settings["store"]]
-        assert "known: build, context, sample" in self.refused(capsys, "run", "nonsense", *options)
-        assert "known: build, context, sample" in self.refused(capsys, "plan", "nonsense", *options)
+        assert "known: build, change, context, sample" in self.refused(capsys, "run", "nonsense", *options)
+        assert "known: build, change, context, sample" in self.refused(capsys, "plan", "nonsense", *options)
         assert "has no plan" in self.refused(capsys, "plan", "sample", *options)
         assert "own command" in self.refused(capsys, "run", "sample", *options)
+        assert "own command" in self.refused(capsys, "run", "change", *options)
         assert "python -m dataflows sample" in self.refused(capsys, "run", "--config", str(tmp_path / "no.yaml"))
         assert "no chip" in self.refused(capsys, "explain", "ffffffffff", *store)
         assert "is no chip id" in self.refused(capsys, "explain", "x' OR '1'='1", *store)
@@ -149,6 +152,41 @@ class TestRefused:
     def test_drawings_that_cannot_be_written(self, tmp_path, capsys):
         (tmp_path / "file").write_text("in the way")
         assert "file" in self.refused(capsys, "draw", "--out", str(tmp_path / "file" / "dags"))
+
+
+def test_the_tables_of_indices_and_scene_classes(capsys):
+    assert main(["indices"]) == 0
+    text = capsys.readouterr().out
+    assert "| `ndvi` | NDVI |" in text
+    assert "| 3 | cloud shadow | dropped |" in text
+
+
+def test_a_change_between_two_files_that_state_bands_and_date(tmp_path, capsys):
+    """Plain GeoTIFFs: bands by description, the day by TIFFTAG_DATETIME, the scale by option."""
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5.2e6), "nodata": 0}
+    for year, infrared in ((2020, 6000), (2021, 2000)):
+        path = tmp_path / f"scene_{year}.tif"
+        with rasterio.open(path, "w", driver="GTiff", count=2, dtype="uint16", height=4, width=5, **place) as raster:
+            raster.write(np.full((4, 5), 2000, np.uint16), 1)
+            raster.write(np.full((4, 5), infrared, np.uint16), 2)
+            raster.descriptions = ("B04", "B08")
+            raster.update_tags(TIFFTAG_DATETIME=f"{year}:07:01 10:30:00")
+    dates = ["change", str(tmp_path), "--before", "scene_2020", "--after", "2021-07-01", "--json"]
+    assert main(dates) == EXIT_REFUSED
+    assert "does not state its reflectance scale" in capsys.readouterr().err
+    assert main([*dates, "--scale", "0.0001"]) == 0
+    row = json.loads(capsys.readouterr().out)["statistics"]["ndvi"]
+    assert row.pop("mean") == pytest.approx(-0.5, abs=1e-6)
+    assert row == {"n_pixels": 20, "n_valid": 20, "std": 0.0, "share_loss": 1.0, "share_gain": 0.0}
+
+
+def test_a_change_that_cannot_be_is_refused(tmp_path, capsys):
+    dates = ["--before", "2020-08-07", "--after", "2021-08-12"]
+    assert main(["change", str(tmp_path / "no"), *dates]) == EXIT_REFUSED
+    assert main(["change", str(tmp_path), *dates]) == EXIT_REFUSED
+    text = capsys.readouterr().err
+    assert "ConfigError: no imagery folder" in text
+    assert "NoImageryError: no scene has the id or the day '2020-08-07'" in text
 
 
 def test_rows_in_errors_are_exit_code_3(region, tmp_path, capsys):

@@ -186,8 +186,14 @@ def test_without_multispectral_chips_the_columns_are_left_out():
     assert not [name for name in row if name.startswith(("msi", "ndvi", "cloud"))]
 
 
+@pytest.mark.parametrize(("scl", "cloud", "shadow"), [(3, 0.0, 1.0), (9, 1.0, 0.0), (5, 0.0, 0.0)])
+def test_cloud_and_shadow_are_told_apart(scl, cloud, shadow):
+    [row] = run(["training_samples"], {"chip": []}, msi_chips={"chip": msi_chip(scl=scl)})["training_samples"]
+    assert (row["cloud_fraction"], row["shadow_fraction"]) == (cloud, shadow)
+
+
 def test_a_chip_without_scene_classes_has_no_cloud_fraction():
     plain = msi_chip()
     [row] = run(["training_samples"], {"chip": []}, msi_chips={"chip": replace(plain, scl=None)})["training_samples"]
-    assert row["cloud_fraction"] is None
+    assert row["cloud_fraction"] is row["shadow_fraction"] is None
     assert (row["msi_scl"] == 0).all()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from utils.radiometry import CLOUDY_SCL, cloud_fraction, harmonised
+from utils.radiometry import harmonised
 
 NUMBERS = hnp.arrays(np.uint16, (4, 5), elements=st.integers(0, 65_535))
 FLAGS = hnp.arrays(np.bool_, (4, 5))
@@ -40,19 +40,3 @@ def test_scales_and_limits(number, scale, offset, wanted):
 def test_reflectance_stored_as_fractions_keeps_its_digits():
     given_as = np.array([[0.1234, 0.0, 1.2]], np.float32)
     assert harmonised(given_as, given_as > 0, scale=1.0, offset=0.0).tolist() == [[1234, 0, 12_000]]
-
-
-def test_clouds_are_counted_among_classified_pixels():
-    """Four of eight pixels are cloud or its shadow; two are not classified."""
-    scl = np.array([[0, 0, 4, 5, 3, 8], [9, 10, 2, 11, 4, 0]], np.uint8)
-    assert cloud_fraction(scl) == pytest.approx(4 / 9)
-    assert set(CLOUDY_SCL) == {3, 8, 9, 10}
-
-
-@pytest.mark.parametrize(("code", "wanted"), [(4, 0.0), (6, 0.0), (11, 0.0), (3, 1.0), (8, 1.0), (9, 1.0), (10, 1.0)])
-def test_one_class_alone(code, wanted):
-    assert cloud_fraction(np.full((3, 3), code, np.uint8)) == wanted
-
-
-def test_nothing_is_known_of_an_unclassified_chip():
-    assert cloud_fraction(np.zeros((3, 3), np.uint8)) is None

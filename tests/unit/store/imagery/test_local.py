@@ -16,7 +16,15 @@ from rasterio.warp import reproject as warp
 
 from store import imagery
 from store.imagery.local import LocalImagery
-from utils.errors import BandError, ConfigError, ImageryError, NoImageryError, RasterReadError, UnknownNameError
+from utils.errors import (
+    BandError,
+    ConfigError,
+    ImageryError,
+    NoImageryError,
+    RasterReadError,
+    SceneClassError,
+    UnknownNameError,
+)
 from utils.geo import reproject, reproject_points
 from utils.types import ChipGrid, ImagerySource
 
@@ -399,6 +407,23 @@ class TestReflectance:
         np.testing.assert_array_equal(chip.scl, np.where(np.arange(16)[:, None] < 8, 4, fine))
         assert chip.scl.dtype == np.uint8
         assert chip.scene_ids in (("new", "old"), ("old", "new"))
+
+    def test_values_that_are_no_classes_are_refused(self, tmp_path):
+        self.scene(tmp_path, "plain", {"B04": np.full((24, 24), 300, np.uint16)}, scl=np.full((16, 16), 99, np.uint8))
+        with pytest.raises(SceneClassError, match="values 99 are not scene classes"):
+            self.read(tmp_path)
+
+    def test_classes_end_before_the_bands(self, tmp_path):
+        """Where the classification holds nothing the class is 0, whatever number its file has for that."""
+        self.scene(tmp_path, "plain", {"B04": np.full((24, 24), 300, np.uint16)}, scl=np.full((4, 4), 5, np.uint8))
+        place = tmp_path / "plain" / "plain.json"
+        stated = '"./SCL.tif", "raster:bands": [{"nodata": 0}]'
+        assert stated in place.read_text()
+        place.write_text(place.read_text().replace(stated, stated.replace("0", "255")))
+        chip = self.read(tmp_path)
+        assert chip.valid.all()
+        assert set(np.unique(chip.scl).tolist()) == {0, 5}
+        assert (chip.scl == 5).sum() == 64
 
     def test_scenes_without_classes_leave_them_unknown(self, tmp_path):
         self.scene(tmp_path, "plain", {"B04": np.full((24, 24), 300, np.uint16)})

@@ -1,0 +1,69 @@
+"""Rasters we write: cloud-optimised GeoTIFFs that appear under their name only when they are complete."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+
+from utils.errors import ConfigError, GridError
+from utils.types import ChipGrid
+
+_LAYOUT = {"driver": "COG", "compress": "DEFLATE", "predictor": "YES", "blocksize": 256, "bigtiff": "IF_SAFER"}
+
+
+def write_raster(
+    path: str | Path,
+    planes: Mapping[str, NDArray[np.float32]],
+    grid: ChipGrid,
+    *,
+    tags: Mapping[str, str] | None = None,
+) -> Path:
+    """Write float32 planes as one tiled, compressed GeoTIFF with overviews; NaN is nodata.
+
+    A file of that name is replaced in one step; a killed run leaves the old one, and a ``.part`` file beside it.
+
+    Args:
+        path: the file; its folder is made when missing.
+        planes: band description → plane of shape (rows, columns) of ``grid``, in band order.
+        grid: where the pixels lie.
+        tags: file tags.
+
+    Raises:
+        GridError: there is no plane, or one of another shape than the grid's.
+        ConfigError: the place cannot be written.
+    """
+    target, shape = Path(path), (grid.height, grid.width)
+    wrong = [name for name, plane in planes.items() if plane.shape != shape]
+    if wrong or not planes:
+        raise GridError(f"{target}: {'no planes' if not planes else ', '.join(wrong)} to write on a grid of {shape}")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(
+            part,
+            "w",
+            **_LAYOUT,
+            dtype="float32",
+            count=len(planes),
+            height=grid.height,
+            width=grid.width,
+            crs=f"EPSG:{grid.epsg}",
+            transform=grid.affine,
+            nodata=np.nan,
+        ) as raster:
+            raster.update_tags(**(tags or {}))
+            for number, (name, plane) in enumerate(planes.items(), start=1):
+                raster.write(plane, number)
+                raster.set_band_description(number, name)
+        part.replace(target)
+    except (OSError, RasterioError) as error:
+        raise ConfigError(f"{target} cannot be written: {error}; choose another place") from error
+    finally:
+        # `unlink` fails where the folder is none
+        if part.exists():
+            part.unlink()
+    return target
