@@ -87,9 +87,8 @@ def main() -> None:
     digital = {band: random.integers(1, 10_000, shape).astype(np.uint16) for band in SPYNDEX}
     reflectance = {band: plane / np.float32(10_000) for band, plane in digital.items()}
 
-    print(
-        f"{arguments.side}², {arguments.rounds} interleaved rounds, {arguments.clock} time; × plain numpy float32 as min/median/max"
-    )
+    protocol = f"{arguments.side}², {arguments.rounds} interleaved rounds, {arguments.clock} time"
+    print(f"{protocol}; × plain numpy float32 as min/median/max")
     print(f"{'index':7}{'numpy ms':>9}{'ours':>18}{'ours, uint16':>18}{'spyndex':>18}{'peak ours':>11}{'uint16':>8}"
           f"{'numpy':>7}{'spyndex':>9}{'first call s':>14}{'differ':>8}")  # fmt: skip
     medians: dict[str, list[float]] = {"ours": [], "ours uint16": [], "spyndex": []}
