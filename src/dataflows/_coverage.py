@@ -10,7 +10,7 @@ import pyarrow as pa
 import shapely
 
 from dataflows._chips import Position, lattice_of
-from utils.geo import reproject
+from utils.footprints import outline_lonlat
 from utils.types import ChipGrid, ChipProfile
 
 _WHOLE = 0.999
@@ -98,9 +98,9 @@ class _Footprints:
         self._tree = shapely.STRtree(self._shapes)
 
     def days(self, grids: list[ChipGrid]) -> list[dict[date, tuple[float, list[str]]]]:
-        """Per grid: day → share of the grid its scenes cover, and their ids, newest catalogue order."""
+        """Per grid: day → share of the grid its scenes cover, and their ids in catalogue order, the one on top first."""
         found: list[dict[date, list[int]]] = [defaultdict(list) for _ in grids]
-        outlines = np.array([reproject(grid.footprint, grid.epsg, 4326) for grid in grids], object)
+        outlines = np.array([outline_lonlat(grid.footprint, grid.epsg) for grid in grids], object)
         for chip, scene in sorted(zip(*self._tree.query(outlines, predicate="intersects"), strict=True)):
             found[chip][self._days[scene]].append(int(scene))
         return [

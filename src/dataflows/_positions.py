@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import shapely
 
 from dataflows._chips import Position, lattice_of
+from utils.footprints import outline_lonlat
 from utils.geo import reproject, reproject_points, s2_cell_polygon, s2_cells, s2_parents
 from utils.types import ChipProfile
 
@@ -48,7 +49,7 @@ def clear_of_other_zones(
 def footprint_lonlat(position: Position, profile: ChipProfile) -> shapely.Geometry:
     """Outline of a lattice position in longitude and latitude."""
     epsg, ix, iy = position
-    return reproject(lattice_of(epsg, profile).grid(ix, iy).footprint, epsg, 4326)
+    return outline_lonlat(lattice_of(epsg, profile).grid(ix, iy).footprint, epsg)
 
 
 def in_area(position: Position, aoi_bbox_lonlat: list[float] | None, profile: ChipProfile) -> bool:

@@ -13,7 +13,8 @@ from pyproj import Geod
 from rasterio.enums import ColorInterp
 from shapely.geometry import mapping
 
-from store.imagery.catalogue import scene_in_item, scene_in_raster
+from store.imagery.header import scene_in_raster
+from store.imagery.stac_items import scene_in_item
 from store.imagery.local import LocalImagery
 from store.schemas import SCENES
 from utils.errors import AegirError, CRSError, ImageryError, RasterReadError
