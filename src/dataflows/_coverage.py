@@ -98,7 +98,7 @@ class _Footprints:
         self._tree = shapely.STRtree(self._shapes)
 
     def days(self, grids: list[ChipGrid]) -> list[dict[date, tuple[float, list[str]]]]:
-        """Per grid: day → share of the grid its scenes cover, and their ids in catalogue order, the one on top first."""
+        """Per grid: day → share of the grid its scenes cover, and their ids, the one on top first."""
         found: list[dict[date, list[int]]] = [defaultdict(list) for _ in grids]
         outlines = np.array([outline_lonlat(grid.footprint, grid.epsg) for grid in grids], object)
         for chip, scene in sorted(zip(*self._tree.query(outlines, predicate="intersects"), strict=True)):

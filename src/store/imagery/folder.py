@@ -61,7 +61,7 @@ class Folder:
         return found.st_size, found.st_mtime_ns
 
     def family(self, path: Path) -> list[tuple[str, Stamp]]:
-        """A file and all that share its name up to the suffix: world files, ``.prj``, ``.aux.xml``, ``.msk`` and so on."""
+        """A file and all that share its name up to the suffix: world files, ``.prj``, ``.aux.xml``, ``.msk``."""
         return [(other, self._stamps[other]) for other in sorted(self._families[str(path.with_suffix(""))])]
 
     def is_placed(self, picture: Path) -> bool:

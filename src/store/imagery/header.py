@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import rasterio
 from affine import Affine
 from pyproj import CRS, Geod
@@ -17,9 +18,11 @@ from shapely import Polygon, from_wkb, to_wkb
 from store.imagery.scene import Asset, Scene
 from utils.errors import CRSError, ImageryError, RasterReadError
 from utils.footprints import outline_lonlat
-from utils.geo import AnyCRS, crs
+from utils.geo import LONLAT, AnyCRS, crs, reproject_points
 
 _GEOD = Geod(ellps="WGS84")
+_WEB_MERCATOR = 3857
+_STEPS = 16
 _COLOURS = {"red", "green", "blue"}
 
 
@@ -174,14 +177,19 @@ def _outline(transform: Sequence[float], width: int, height: int, epsg: int) -> 
 
 
 def spacing_m(transform: Sequence[float], width: int, height: int, src: AnyCRS) -> float:
-    """Ground size of a pixel along its row at the raster's centre, metres; on the ellipsoid for geographic CRSs."""
+    """Ground size of a pixel along its row at the raster's centre, metres.
+
+    On the ellipsoid for geographic CRSs and for Web Mercator, whose metres are none.
+    """
     a, _, _, d, *_ = transform
     source = crs(src)
-    if source.is_projected:
+    if source.is_projected and source != crs(_WEB_MERCATOR):
         return float(math.hypot(a, d) * source.axis_info[0].unit_conversion_factor)
     x, y = Affine(*transform) @ (width / 2, height / 2)
-    _, _, metres = _GEOD.inv(x, y, x + a, y + d)
-    return float(metres)
+    ends = np.array([[x, y], [x + _STEPS * a, y + _STEPS * d]])
+    lonlat = reproject_points(ends, src, LONLAT) if source.is_projected else ends
+    _, _, metres = _GEOD.inv(*lonlat[0], *lonlat[1])
+    return float(metres) / _STEPS
 
 
 def _band_names(header: RasterHeader) -> list[str]:

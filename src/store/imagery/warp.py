@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 
-from store.imagery.header import has_alpha, spacing_m
+from store.imagery.header import has_alpha
 from store.imagery.scene import Asset
 from utils.errors import BandError
+from utils.geo import reproject_points
 from utils.types import ChipGrid
 
+_SLACK = 1e-4
 _WEB_MERCATOR_TURN = 2 * math.pi * 6378137
 
 Planes = tuple[NDArray[np.generic], NDArray[np.bool_]]
@@ -56,7 +58,9 @@ def read_warped(
         if asset.index > raster.count:
             raise BandError(f"{asset.href} has {raster.count} bands, its STAC item names one more: {asset.index}")
     source = raster.crs or rasterio.CRS.from_epsg(epsg)
-    finer = grid.gsd_m / spacing_m(raster.transform[:6], raster.width, raster.height, source.to_wkt()) > 2
+    steps = _source_steps(raster, source, grid)
+    across, down = np.hypot(*steps)
+    finer = bool(math.sqrt(abs(np.linalg.det(steps))) > 2 + _SLACK)
     options = {
         "src_crs": source,
         "crs": f"EPSG:{grid.epsg}",
@@ -64,6 +68,8 @@ def read_warped(
         "width": grid.width,
         "height": grid.height,
         "resampling": Resampling[assets[0].resampling[finer]],
+        "XSCALE": _kernel_scale(across),
+        "YSCALE": _kernel_scale(down),
     }
     values, holds = _one_turn(raster, assets, options, display=display)
     for turn in _turns(raster, source):
@@ -73,6 +79,32 @@ def read_warped(
         values[:, fresh] = others[:, fresh]
         holds |= fresh
     return values, holds
+
+
+def _source_steps(raster: rasterio.DatasetReader, source: rasterio.CRS, grid: ChipGrid) -> NDArray[np.float64]:
+    """Source pixels a step of one chip pixel crosses, at the chip's centre.
+
+    Returns:
+        shape (2, 2): a row per step (along a chip row, down a chip column), columns are source columns and rows.
+    """
+    middle, reach = grid.affine @ Affine.translation(grid.width / 2, grid.height / 2), max(grid.width, grid.height) / 2
+    xy = reproject_points([middle @ step for step in ((0, 0), (reach, 0), (0, reach))], grid.epsg, source.to_wkt())
+    moves = xy[1:] - xy[0]
+    if source.is_geographic:
+        moves[:, 0] = (moves[:, 0] + 180) % 360 - 180
+    to_pixels = ~raster.transform
+    linear = np.array([[to_pixels.a, to_pixels.b], [to_pixels.d, to_pixels.e]])
+    steps: NDArray[np.float64] = moves @ linear.T / reach
+    return steps
+
+
+def _kernel_scale(source_pixels: float) -> str:
+    """Chip pixels per source pixel along a source axis, which widens the resampling kernel below 1.
+
+    GDAL guesses it from the bounding boxes of what is read and written: that blurs turned grids and changes with the
+    size of the read. Like GDAL's guess, it is 1 within 5 %.
+    """
+    return repr(1.0 if source_pixels < 1 / 0.95 else float(1 / source_pixels))
 
 
 def _turns(raster: rasterio.DatasetReader, source: rasterio.CRS) -> list[float]:

@@ -14,8 +14,8 @@ from rasterio.enums import ColorInterp
 from shapely.geometry import mapping
 
 from store.imagery.header import scene_in_raster
-from store.imagery.stac_items import scene_in_item
 from store.imagery.local import LocalImagery
+from store.imagery.stac_items import scene_in_item
 from store.schemas import SCENES
 from utils.errors import AegirError, CRSError, ImageryError, RasterReadError
 from utils.geo import reproject, reproject_points
