@@ -65,7 +65,7 @@ class Catalogue:
             elif entry["scene"]:
                 found.append(scene_from_json(entry["scene"]))
         for path in self._files((*RASTER_SUFFIXES, *PICTURE_SUFFIXES)):
-            if str(path.resolve()) in described or self._is_mere_picture(path):
+            if self._is_mere_picture(path) or (described and {str(path), str(path.resolve())} & described):
                 continue
             try:
                 found.append(self._scene_in(path))
@@ -100,7 +100,7 @@ class Catalogue:
 
     def _scene_in(self, path: Path) -> Scene:
         options = self._options
-        header = self._header(path.resolve())
+        header = self._header(path)
         scene = scene_of(header, acquired_at=options.acquired_at, sensor=options.sensor, crs_else=options.crs)
         if self._kind == "vhr" and options.stretch is None:
             deep = next((dtype for dtype in header.dtypes if dtype != "uint8"), None)

@@ -1,7 +1,9 @@
 """What one raster file says about itself: place, bands, date and the files it consists of."""
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ from affine import Affine
 from pyproj import CRS, Geod
 from pyproj.exceptions import CRSError as ProjCRSError
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from shapely import Polygon, from_wkb, to_wkb
 
 from store.imagery.scene import Asset, Scene
@@ -67,7 +69,7 @@ def read_header(path: Path) -> RasterHeader:
         GeometryError: its outline has no place on the globe, or holds a pole.
     """
     try:
-        with rasterio.open(path) as raster:
+        with _open(path) as raster:
             prj = path.with_suffix(".prj")
             has_prj = raster.crs is None and prj.is_file()
             epsg = _prj_epsg(prj) if has_prj else raster.crs.to_epsg() if raster.crs else None
@@ -93,6 +95,15 @@ def read_header(path: Path) -> RasterHeader:
             )
     except RasterioError as error:
         raise RasterReadError(f"{path}: cannot be read ({error}); replace or remove the file") from error
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[rasterio.DatasetReader]:
+    with warnings.catch_warnings():
+        # a raster without a place is refused by scene_of, with a way out
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as raster:
+            yield raster
 
 
 def _name(raster: rasterio.DatasetReader) -> str | None:

@@ -144,6 +144,6 @@ def unique_ids(scenes: Sequence[Scene], root: Path) -> list[Scene]:
     return [
         scene
         if counts[scene.scene_id] == 1
-        else replace(scene, scene_id=Path(scene.described_in).resolve().relative_to(root.resolve()).as_posix())
+        else replace(scene, scene_id=Path(scene.described_in).relative_to(root.resolve()).as_posix())
         for scene in scenes
     ]
