@@ -9,6 +9,7 @@ from utils.errors import GeometryError
 from utils.geo import LONLAT, AnyCRS, reproject_points
 
 _EDGES = 32
+_STRAIGHT_DEG = 1e-9
 
 
 def outline_lonlat(outline: Polygon, src: AnyCRS, *, densify: bool = False) -> Geometry:
@@ -18,7 +19,7 @@ def outline_lonlat(outline: Polygon, src: AnyCRS, *, densify: bool = False) -> G
         outline: polygon in the CRS ``src``.
         src: its CRS.
         densify: put vertices along the edges first (32 over the longer side), because straight edges of a large raster
-            bend in longitude and latitude.
+            bend in longitude and latitude; those that make no difference of 0.1 mm go again.
 
     Raises:
         CRSError: the CRS is unknown.
@@ -27,8 +28,9 @@ def outline_lonlat(outline: Polygon, src: AnyCRS, *, densify: bool = False) -> G
     if densify:
         west, south, east, north = outline.bounds
         outline = shapely.segmentize(outline, max(east - west, north - south) / _EDGES)
-    moved = shapely.transform(outline, lambda xy: reproject_points(xy, src, LONLAT))
-    return cut_at_antimeridian(moved)
+    moved = cut_at_antimeridian(shapely.transform(outline, lambda xy: reproject_points(xy, src, LONLAT)))
+    # a small raster's edges are straight all the same
+    return shapely.simplify(moved, _STRAIGHT_DEG) if densify else moved
 
 
 def cut_at_antimeridian(geometry: Geometry) -> Geometry:
