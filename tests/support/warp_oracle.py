@@ -53,7 +53,14 @@ def warped(
             return planes[[band - 1 for band in bands]], holds
 
 
-def banded(path: Path, grid: ChipGrid, bands: list[int], *, resampling: Resampling = Resampling.bilinear) -> Pixels:
+def banded(
+    path: Path,
+    grid: ChipGrid,
+    bands: list[int],
+    *,
+    resampling: Resampling = Resampling.bilinear,
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> Pixels:
     """Values, and where every one of the bands holds something else than its own nodata value."""
     with rasterio.open(path) as raster:
         planes, masks = [], []
@@ -68,8 +75,8 @@ def banded(path: Path, grid: ChipGrid, bands: list[int], *, resampling: Resampli
                 resampling=resampling,
                 src_nodata=nodata,
                 nodata=nodata,
-                XSCALE="1",
-                YSCALE="1",
+                XSCALE=str(scale[0]),
+                YSCALE=str(scale[1]),
             ) as vrt:
                 planes.append(vrt.read(band))
                 masks.append(vrt.read_masks(band) > 0)
