@@ -23,9 +23,13 @@ class Folder:
         self.refused: dict[str, str] = {}
         self._stamps: dict[str, Stamp] = {}
         self._families: dict[str, list[str]] = defaultdict(list)
+        self._by_suffix: dict[str, list[str]] = defaultdict(list)
         for path, stamp in self._walked(root.resolve()):
             self._stamps[path] = stamp
             folder, name = os.path.split(path)
+            dot = name.rfind(".")
+            if dot > 0:
+                self._by_suffix[name[dot:].lower()].append(path)
             for dot in (k for k, letter in enumerate(name) if letter == "." and k):
                 self._families[f"{folder}{os.sep}{name[:dot]}"].append(path)
 
@@ -48,7 +52,7 @@ class Folder:
 
     def files(self, suffixes: tuple[str, ...]) -> list[Path]:
         """Files with one of ``suffixes`` (lower case, with dot), whatever their own case, sorted."""
-        return sorted(Path(path) for path in self._stamps if path.lower().endswith(suffixes))
+        return sorted(Path(path) for suffix in suffixes for path in self._by_suffix[suffix])
 
     def stamp(self, path: str) -> Stamp | None:
         """Size and time of a file, here or elsewhere on this machine; None for one that is not there, or remote."""

@@ -111,14 +111,14 @@ def _bands_of(key: str, asset: Mapping[str, Any], folder: Path) -> list[tuple[st
     names = _item_band_names(key, described)
     found = []
     for number, (name, band, raster) in enumerate(zip(names, described, stored, strict=True), start=1):
-        scale = _first("scale", raster, band, asset)
+        scale, nodata = (_first(key, raster, band, asset) for key in ("scale", "nodata"))
         found.append(
             (
                 name,
                 Asset(
                     href=place,
                     index=number,
-                    nodata=_first("nodata", raster, band, asset),
+                    nodata=None if nodata is None else float(nodata),
                     scale=None if scale is None else float(scale),
                     offset=float(_first("offset", raster, band, asset) or 0.0),
                 ),

@@ -2,8 +2,8 @@
 
 Validity, first that applies:
 
-1. a mask band, inside the file or as ``.msk``: its pixels say what is data;
-2. an alpha band: data where alpha is above 0;
+1. an alpha band: data where alpha is above 0;
+2. a mask band, inside the file or as ``.msk``: its pixels say what is data;
 3. a nodata value (the STAC item's, the file's, or the source's ``nodata``). In uint8 display imagery every value is
    also a colour, so a pixel is missing only where all bands hold it (GDAL's ``UNIFIED_SRC_NODATA=YES``): black in one
    band alone is black. Everywhere else the value lies outside what a sensor measures, and one band that holds it makes

@@ -120,6 +120,14 @@ class TestItems:
         asset = scene_in_item(item(tmp_path / "a.json", assets)).assets["B04"]
         assert (asset.scale, asset.offset, asset.nodata) == (1e-4, -0.1, 0)
 
+    def test_nodata_written_as_text(self, tmp_path):
+        """JSON has no NaN, so the raster extension spells it."""
+        assets = {"B04": {"href": "a.tif", "raster:bands": [{"nodata": "nan"}]}}
+        asset = scene_in_item(item(tmp_path / "a.json", assets)).assets["B04"]
+        assert np.isnan(asset.nodata)
+        source = LocalImagery(root=tmp_path)
+        assert np.isnan(source.scenes()["nodata"][0].as_py())
+
     def test_offset_of_stac_1_1_on_the_asset(self, tmp_path):
         assets = {"B04": {"href": "a.tif", "nodata": 0, "raster:scale": 1e-4, "raster:offset": -0.1}}
         asset = scene_in_item(item(tmp_path / "a.json", assets)).assets["B04"]

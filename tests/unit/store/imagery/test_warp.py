@@ -270,7 +270,7 @@ class TestValidity:
 
     @pytest.mark.parametrize("inside", [True, False])
     @pytest.mark.parametrize("nodata", [None, 0])
-    def test_a_mask_band_comes_first(self, tmp_path, inside, nodata):
+    def test_a_mask_band_comes_before_nodata(self, tmp_path, inside, nodata):
         path = write(tmp_path / "a.tif", self.holed(), 32631, self.place, nodata=nodata)
         mask = np.ones((SIZE, SIZE), bool)
         mask[100:110] = False
@@ -300,6 +300,19 @@ class TestValidity:
         data[1, 60:80, 60:80] = 0
         path = write(tmp_path / "a.tif", data, 32631, self.place, alpha="yes")
         same(read(tmp_path, self.grid, ("band1",)), warped(path, self.grid, [1]))
+
+    def test_alpha_comes_before_a_mask_band_and_nodata(self, tmp_path):
+        data = noise(4)
+        data[3] = 255
+        data[3, 60:80, 60:80] = 0
+        path = write(tmp_path / "a.tif", data, 32631, self.place, photometric="RGB", alpha="yes", nodata=7)
+        mask = np.ones((SIZE, SIZE), bool)
+        mask[100:110] = False
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as raster:
+            raster.write_mask(mask)
+        chip = read(tmp_path, self.grid)
+        np.testing.assert_array_equal(chip.valid, data[3, 32:128, 32:128] > 0)
+        np.testing.assert_array_equal(chip.data[:, chip.valid], data[:3, 32:128, 32:128][:, chip.valid])
 
     def test_nan_with_and_without_a_nodata_value(self, tmp_path):
         data = noise(dtype=np.float32, high=3000)
