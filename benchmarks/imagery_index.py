@@ -7,7 +7,7 @@ with ``os.walk`` and ``stat`` as the floor. The page cache is warm throughout, b
 Reading compares ``LocalImagery.read`` of one tile's chip, and of a chip over many tiles, with WarpedVRTs written by
 hand over the same files kept open, in alternation.
 
-    python benchmarks/imagery_index.py [--tiles 10000] [--repeats 3] [--chips 60]
+    python benchmarks/imagery_index.py [--tiles 10000] [--repeats 3] [--chips 60] [--cpu]
 """
 
 import argparse
@@ -67,10 +67,13 @@ def counted() -> Iterator[list[str]]:
         rasterio.open = real
 
 
+_CLOCK = [time.perf_counter]
+
+
 def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = _CLOCK[0]()
     work()
-    return time.perf_counter() - start
+    return _CLOCK[0]() - start
 
 
 def listed(root: Path) -> int:
@@ -167,11 +170,17 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--chips", type=int, default=60)
+    parser.add_argument("--cpu", action="store_true", help="processor time instead of wall time, for a busy machine")
     arguments = parser.parse_args()
+    if arguments.cpu:
+        _CLOCK[0] = time.process_time
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         row_length = write_tiles(root, arguments.tiles)
-        print(f"{arguments.tiles} tiles of {SIDE} × {SIDE} pixels, {arguments.repeats} repeats")
+        clock = "processor" if arguments.cpu else "wall"
+        print(
+            f"{arguments.tiles} tiles of {SIDE} × {SIDE} pixels, {arguments.repeats} repeats, {clock} time", flush=True
+        )
         catalogues(root, arguments.repeats)
         print(f"reading, {arguments.chips} chips each")
         reading(root, row_length, arguments.chips)

@@ -16,6 +16,7 @@ NaN is never data. Pixels come from the full resolution; overviews are not used.
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,8 @@ def read_warped(
         if asset.index > raster.count:
             raise BandError(f"{asset.href} has {raster.count} bands, its STAC item names one more: {asset.index}")
     source = raster.crs or rasterio.CRS.from_epsg(epsg)
-    steps = _source_steps(raster, source, grid)
+    wkt = source.to_wkt()
+    steps = _source_steps(raster, wkt, grid)
     across, down = np.hypot(*steps)
     finer = bool(math.sqrt(abs(np.linalg.det(steps))) > 2 + _SLACK)
     options = {
@@ -72,7 +74,7 @@ def read_warped(
         "YSCALE": _kernel_scale(down),
     }
     values, holds = _one_turn(raster, assets, options, display=display)
-    for turn in _turns(raster, source):
+    for turn in _turns(raster, wkt):
         moved = options | {"src_transform": Affine.translation(turn, 0) @ raster.transform}
         others, there = _one_turn(raster, assets, moved, display=display)
         fresh = there & ~holds
@@ -81,20 +83,22 @@ def read_warped(
     return values, holds
 
 
-def _source_steps(raster: rasterio.DatasetReader, source: rasterio.CRS, grid: ChipGrid) -> NDArray[np.float64]:
+def _source_steps(raster: rasterio.DatasetReader, wkt: str, grid: ChipGrid) -> NDArray[np.float64]:
     """Source pixels a step of one chip pixel crosses, at the chip's centre.
 
     Returns:
         shape (2, 2): a row per step (along a chip row, down a chip column), columns are source columns and rows.
     """
-    middle, reach = grid.affine @ Affine.translation(grid.width / 2, grid.height / 2), max(grid.width, grid.height) / 2
-    xy = reproject_points([middle @ step for step in ((0, 0), (reach, 0), (0, reach))], grid.epsg, source.to_wkt())
+    a, b, _, d, e, _ = grid.transform
+    (x, y), reach = grid.centre, max(grid.width, grid.height) / 2
+    corners = [(x, y), (x + a * reach, y + d * reach), (x + b * reach, y + e * reach)]
+    xy = reproject_points(corners, grid.epsg, wkt)
     moves = xy[1:] - xy[0]
-    if source.is_geographic:
-        moves[:, 0] = (moves[:, 0] + 180) % 360 - 180
-    to_pixels = ~raster.transform
-    linear = np.array([[to_pixels.a, to_pixels.b], [to_pixels.d, to_pixels.e]])
-    steps: NDArray[np.float64] = moves @ linear.T / reach
+    turn = _turn(wkt)
+    if turn is not None:
+        moves[:, 0] = (moves[:, 0] + turn / 2) % turn - turn / 2
+    a, b, _, d, e, *_ = raster.transform
+    steps: NDArray[np.float64] = moves @ np.array([[e, -d], [-b, a]]) / ((a * e - b * d) * reach)
     return steps
 
 
@@ -107,9 +111,18 @@ def _kernel_scale(source_pixels: float) -> str:
     return repr(1.0 if source_pixels < 1 / 0.95 else float(1 / source_pixels))
 
 
-def _turns(raster: rasterio.DatasetReader, source: rasterio.CRS) -> list[float]:
+@lru_cache(maxsize=256)
+def _turn(wkt: str) -> float | None:
+    """Once around the globe in a CRS whose x repeats: degrees, or Web Mercator's metres; None in any other."""
+    source = rasterio.CRS.from_wkt(wkt)
+    if source.is_geographic:
+        return 360.0
+    return _WEB_MERCATOR_TURN if source.to_epsg() == 3857 else None
+
+
+def _turns(raster: rasterio.DatasetReader, wkt: str) -> list[float]:
     """Shifts by whole turns of the globe that bring more of the raster between 180° W and 180° E."""
-    turn = 360.0 if source.is_geographic else _WEB_MERCATOR_TURN if source.to_epsg() == 3857 else None
+    turn = _turn(wkt)
     if turn is None:
         return []
     corners = [

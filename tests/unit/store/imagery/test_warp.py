@@ -137,12 +137,15 @@ class TestAntimeridian:
         values = np.where(here[1], here[0], there[0])
         same(source.read(grid, RGB), (values, here[1] | there[1]), partly=False)
 
-    def test_web_mercator_beyond_its_edge(self, tmp_path):
+    @pytest.mark.parametrize("where", DATELINE)
+    def test_web_mercator_beyond_its_edge(self, tmp_path, where):
         edge = np.pi * 6378137
         [(_, y)] = reproject_points([[0.0, -17.0]], 4326, 3857)
         path = write(tmp_path / "a.tif", noise(size=400), 3857, Affine(0.4, 0, edge - 80, 0, -0.4, y + 80))
-        grid = grid_at(-180 + 2e-4, -17.0)
-        same(read(tmp_path, grid), warped(path, grid, [1, 2, 3], shift=-2 * edge), partly=False)
+        grid = grid_at(*DATELINE[where])
+        here, there = (warped(path, grid, [1, 2, 3], shift=shift) for shift in (0.0, -2 * edge))
+        oracle = np.where(here[1], here[0], there[0]), here[1] | there[1]
+        same(read(tmp_path, grid), oracle, partly=False)
 
     def test_a_chip_away_from_the_line_is_not_touched(self, tmp_path):
         write(tmp_path / "a.tif", noise(), 32701, around(180.0, -17.0, 32701, gsd=0.3, size=SIZE))
