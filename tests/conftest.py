@@ -1,6 +1,9 @@
 """Fixtures every test may use: real data, the sample region, a quiet and single-threaded environment."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,9 @@ import pytest
 os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("WANDB_MODE", "offline")
+# no test reads or leaves anything in the user's cache folder
+os.environ["AEGIR_CACHE"] = tempfile.mkdtemp(prefix="aegir-cache-")
+atexit.register(shutil.rmtree, os.environ["AEGIR_CACHE"], ignore_errors=True)
 
 ROOT = Path(__file__).parents[1]
 

@@ -95,7 +95,7 @@ class _Footprints:
         self._tree = shapely.STRtree(self._shapes)
 
     def days(self, outlines: NDArray[np.object_]) -> list[dict[date, tuple[float, list[str]]]]:
-        """Per outline (EPSG:4326): day → share of it that scenes cover, and their ids in catalogue order."""
+        """Per outline (EPSG:4326): day → share of it that scenes cover, and their ids, the one on top first."""
         found: list[dict[date, list[int]]] = [defaultdict(list) for _ in outlines]
         chips, scenes = self._tree.query(outlines, predicate="intersects")
         order = np.lexsort((scenes, chips))

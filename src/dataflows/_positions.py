@@ -7,6 +7,7 @@ import shapely
 from numpy.typing import NDArray
 
 from dataflows._chips import Position, lattice_of
+from utils.footprints import outline_lonlat
 from utils.geo import reproject, reproject_points
 from utils.types import ChipProfile
 
@@ -17,7 +18,7 @@ def footprints_lonlat(positions: Sequence[Position], profile: ChipProfile) -> ND
     epsgs, ix, iy = np.array(positions, np.int64).reshape(-1, 3).T
     for epsg in np.unique(epsgs).tolist():
         here = epsgs == epsg
-        shapes[here] = reproject(lattice_of(epsg, profile).footprints(ix[here], iy[here]), epsg, 4326)
+        shapes[here] = _outlines_lonlat(lattice_of(epsg, profile).footprints(ix[here], iy[here]), epsg)
     return shapes
 
 
@@ -51,5 +52,14 @@ def surroundings_lonlat(positions: Sequence[Position], profile: ChipProfile) -> 
     for epsg in np.unique(epsgs).tolist():
         here = epsgs == epsg
         low, high = (lattice_of(epsg, profile).centres(ix[here], iy[here]) + sign * half for sign in (-1, 1))
-        shapes[here] = reproject(shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1]), epsg, 4326)
+        shapes[here] = _outlines_lonlat(shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1]), epsg)
+    return shapes
+
+
+def _outlines_lonlat(outlines: NDArray[np.object_], epsg: int) -> NDArray[np.object_]:
+    """Outlines in longitude and latitude; those across the antimeridian in two parts."""
+    shapes: NDArray[np.object_] = reproject(outlines, epsg, 4326)
+    west, _, east, _ = shapely.bounds(shapes).T
+    for row in np.flatnonzero(east - west > 180):
+        shapes[row] = outline_lonlat(outlines[row], epsg)
     return shapes

@@ -38,7 +38,7 @@ def msi_imagery(msi: dict[str, Any] | None) -> tuple[ImagerySource | None, dict[
 
 @tag(stage="imagery")
 def vhr_scenes(vhr_imagery: ImagerySource) -> pa.Table:
-    """VHR scenes with red, green and blue, newest first (schema ``store.schemas.SCENES``).
+    """VHR scenes with red, green and blue, the one on top first (schema ``store.schemas.SCENES``).
 
     Raises:
         BandError: there is no such scene.
@@ -48,7 +48,7 @@ def vhr_scenes(vhr_imagery: ImagerySource) -> pa.Table:
 
 @tag(stage="imagery")
 def msi_scenes(msi_imagery: ImagerySource | None, chip_profile: ChipProfile) -> pa.Table | None:
-    """Multispectral scenes with all bands of the profile, newest first; None when the build has none.
+    """Multispectral scenes with all bands of the profile, the one on top first; None when the build has none.
 
     Raises:
         BandError: there is no such scene.

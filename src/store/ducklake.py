@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 from duckdb_extensions import import_extension
 
-from store.catalogue_place import HIDDEN, CataloguePlace, CatalogueKind, place_of, redacted, secret_target
+from store.catalogue_place import HIDDEN, CatalogueKind, CataloguePlace, place_of, redacted, secret_target
 from store.fingerprint import checksum, digest
 from utils.errors import (
     CatalogEmptyError,

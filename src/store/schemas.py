@@ -293,11 +293,15 @@ SCENES = _schema(
         _column("epsg", pa.int32(), "EPSG code of the raster."),
         _column("gsd_m", pa.float64(), "Ground sample distance of the finest band.", unit="m"),
         _column("bands", pa.list_(pa.string()), "Band names in file order."),
-        _column("assets", pa.string(), "JSON: band or role → {href, band number, scale, offset}."),
+        _column("assets", pa.string(), "JSON: band → {href, band number, nodata, scale, offset, resampling, stretch}."),
         _column("nodata", pa.float64(), "Nodata value; null when the raster declares none.", null=True),
         _column("cloud_fraction", pa.float32(), "Cloud cover stated by the producer.", unit="fraction 0-1", null=True),
         _column("footprint", pa.binary(), "WKB outline.", axes="lon, lat", crs=LONLAT),
-        _column("checksum", pa.string(), "Fingerprint of the scene's files: sizes, first and last 64 KiB."),
+        _column(
+            "checksum",
+            pa.string(),
+            "Fingerprint of the scene's files (size, first and last 64 KiB) and of how they are read.",
+        ),
     ],
 )
 

@@ -193,7 +193,7 @@ def _require_lonlat(geometry: Geometry) -> None:
     if geometry is None or geometry.is_empty or not np.isfinite(shapely.get_coordinates(geometry)).all():
         raise GeometryError("the geometry to cover is missing, empty or not finite")
     west, south, east, north = geometry.bounds
-    if not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
+    if not (west >= -180 and east <= 180 and south >= -90 and north <= 90):
         raise GeometryError(
             f"the geometry spans {geometry.bounds}, which is no longitude and latitude; "
             "split it at the antimeridian, or check its CRS"

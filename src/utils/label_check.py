@@ -121,7 +121,7 @@ def checked_batch(raw: pa.Table, rules: GeometryRules, area: shapely.Geometry | 
     shapes = repaired_geometry(raw["geometry_wkb"], raw["geometry_wkt"], rules)
     for column in ("installed_on", "area_m2", "capacity_mw"):
         if raw["unreadable"].null_count < len(raw):
-            named = pc.fill_null(pc.match_substring(raw["unreadable"], column), False).to_numpy(zero_copy_only=False)  # noqa: FBT003
+            named = pc.fill_null(pc.match_substring(raw["unreadable"], column), False).to_numpy(zero_copy_only=False)
             shapes.repairs |= repair_bits(f"{column}_unreadable", named.astype(bool))
     dataset = pc.coalesce(raw["dataset"], raw["label_table"]).combine_chunks()
     ids = pc.binary_join_element_wise(dataset, raw["label_id"].combine_chunks(), "/")

@@ -123,7 +123,7 @@ class RasterChip:
     sensor: str
     """Platform or camera."""
     acquired_at: datetime
-    """Acquisition time of the first scene, timezone-aware."""
+    """Acquisition time of the first of ``scene_ids``, timezone-aware."""
     scl: NDArray[np.uint8] | None = None
     """Sentinel-2 scene classification on the same grid, shape (rows, columns); None for imagery without one."""
 
@@ -199,7 +199,7 @@ class ImagerySource(Protocol):
     """Registry name."""
 
     def scenes(self) -> pa.Table:
-        """Catalogue of what can be read, schema ``store.schemas.SCENES``, without opening pixels."""
+        """Catalogue of what can be read, schema ``store.schemas.SCENES``, the scene on top first."""
         ...
 
     def unreadable(self) -> dict[str, str]:
@@ -209,7 +209,7 @@ class ImagerySource(Protocol):
     def read(self, grid: ChipGrid, bands: Sequence[str], *, scene_ids: Sequence[str] | None = None) -> RasterChip:
         """Pixels on ``grid`` from every scene that touches it.
 
-        The first scene is on top: the newest, or the first of ``scene_ids``.
+        The first scene is on top: in the order of ``scenes()``, or of ``scene_ids``.
         Sentinel-2 digital numbers come as reflectance × 10000 with the baseline offset removed.
 
         Raises:

@@ -176,6 +176,18 @@ def test_a_changed_setting_makes_rows_again_and_keeps_their_ids(region):
     assert {row["uuid"] for row in rows(region, ["uuid"])} == before
 
 
+def test_a_change_of_how_imagery_is_read_makes_rows_again(region):
+    drivers.run("build", region.settings)
+    again = drivers.run("build", region.settings)
+    assert again.chips_written == 0
+    chips = {row["uuid"] for row in rows(region, ["uuid"])}
+    sharper = region.settings["vhr"] | {"resampling": {"continuous": "cubic"}}
+    changed = drivers.run("build", region.settings | {"vhr": sharper})
+    assert changed.chips_written == len(chips)
+    assert {row["uuid"] for row in rows(region, ["uuid"])} == chips
+    assert drivers.run("build", region.settings | {"vhr": sharper}).chips_written == 0
+
+
 def test_a_new_label_makes_only_its_chip_again(region):
     drivers.run("build", region.settings)
     connection = ducklake.connect(region.settings["catalog"], create=True)
@@ -318,6 +330,20 @@ class TestBadInput:
     def test_no_imagery_folder(self, region):
         settings = region.settings | {"vhr": {"source": "local", "root": "/nowhere"}}
         self.refused(settings, errors.ConfigError, "no imagery folder")
+
+    def test_an_unknown_option_of_the_imagery(self, region):
+        vhr = region.settings["vhr"] | {"colour": "red"}
+        self.refused(region.settings | {"vhr": vhr}, errors.ConfigError, "unknown options colour; known: root")
+
+    def test_deep_vhr_without_a_stretch(self, region):
+        for path in region.vhr_tiles:
+            with rasterio.open(path) as raster:
+                profile, data = raster.profile, raster.read()
+            with rasterio.open(path, "w", **profile | {"dtype": "uint16"}) as raster:
+                raster.write(data.astype("uint16") * 10)
+        self.refused(region.settings, errors.BandError, "stretch: {kind: linear, low: 0, high: 3000}")
+        vhr = region.settings["vhr"] | {"stretch": {"kind": "linear", "low": 0, "high": 2550}}
+        assert drivers.run("build", region.settings | {"vhr": vhr}).chips_written > 0
 
     def test_no_date_for_bare_rasters(self, region):
         settings = region.settings | {"vhr": {"source": "local", "root": region.settings["vhr"]["root"]}}

@@ -1,276 +1,233 @@
-"""Scenes found in a folder: STAC items where there are some, else the rasters themselves."""
+"""Catalogue of a folder: STAC items where there are some, else the rasters; read once, then from the index."""
 
-import json
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import rasterio
-from pyproj import Geod
-from rasterio.enums import ColorInterp
+from numpy.typing import NDArray
 from rasterio.errors import RasterioError
-from rasterio.warp import transform_geom
-from shapely import Geometry, box, make_valid, segmentize, to_wkb
-from shapely.geometry import mapping, shape
+from shapely.errors import ShapelyError
 
-from store.fingerprint import digest, place_checksum
-from store.schemas import SCENES
-from utils.errors import CRSError, ImageryError, RasterReadError
-from utils.types import S2_L2A_BANDS
+from store.fingerprint import place_checksum
+from store.imagery.file_index import FileIndex
+from store.imagery.folder import PICTURE_SUFFIXES, Folder
+from store.imagery.header import RasterHeader, read_header, scene_of
+from store.imagery.options import LocalOptions
+from store.imagery.scene import Asset, Scene, scene_as_json, scene_from_json, unique_ids
+from store.imagery.stac_items import RASTER_SUFFIXES, local_assets, read_item, scene_in_item
+from utils.errors import AegirError, ImageryError, RasterReadError
+from utils.radiometry import percentile_limits
 
-RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
-_GEOD = Geod(ellps="WGS84")
-_COLOURS = {ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue"}
+SAMPLE_PX = 512
+"""Percentiles are taken from a read of the scene decimated to this many pixels along its longer side."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Asset:
-    """One band of one scene in one file."""
-
-    href: str
-    """Path or URI of the raster."""
-    index: int
-    """Band number in the file, from 1."""
-    nodata: float | None = None
-    """Nodata value stated by the metadata; None leaves it to the file."""
-    scale: float | None = None
-    """Reflectance per digital number; None for display values."""
-    offset: float = 0.0
-    """Reflectance at digital number 0."""
+_UNUSABLE = (AegirError, ShapelyError, KeyError, ValueError, TypeError, AttributeError)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """One acquisition: its bands, footprint and date."""
+class Catalogue:
+    """Scenes of a folder, the one on top first, and what could not be catalogued."""
 
-    scene_id: str
-    """Id, unique within the source."""
-    sensor: str
-    """Platform or camera."""
-    acquired_at: datetime
-    """Acquisition time, timezone-aware."""
-    epsg: int
-    """EPSG code of the rasters."""
-    gsd_m: float
-    """Ground sample distance of the finest band."""
-    footprint: Geometry
-    """Outline in longitude and latitude (EPSG:4326)."""
-    assets: Mapping[str, Asset]
-    """Band name → where it is."""
-    cloud_fraction: float | None = None
-    """Cloud cover stated by the producer, 0 to 1."""
-    described_in: str = ""
-    """The STAC item or raster that describes it."""
+    def __init__(self, root: Path, kind: str, options: LocalOptions, index: FileIndex) -> None:
+        """Catalogue ``root``; files the index does not know are opened, and the index is written.
 
+        Raises:
+            ConfigError: ``order`` names a scene that is not there, or the index cannot be written where it was asked.
+        """
+        self._kind, self._options, self._index = kind, options, index
+        self._folder = Folder(root)
+        self.refused = dict(self._folder.refused)
+        self.checksum_of: Callable[[str], str] = cache(self._checksum)
+        usable = []
+        for scene in unique_ids([*self._scenes()], root):
+            try:
+                usable.append(self._as_read(scene))
+            except AegirError as error:
+                self.refused[scene.described_in] = f"{type(error).__name__}: {error}"
+        self._note_pictures(usable)
+        self.scenes = {scene.scene_id: scene for scene in options.ordered(usable)}
+        for scene in self.scenes.values():
+            for file in scene.files:
+                self.checksum_of(file)
+        index.save()
 
-def scene_in_item(item_path: Path) -> Scene:
-    """The scene a STAC item describes; hrefs are resolved against the item's folder.
+    def _scenes(self) -> list[Scene]:
+        found: list[Scene] = []
+        described: set[str] = set()
+        for path in self._files((".json",)):
+            entry = self._item(path)
+            described |= set(entry["names"])
+            if entry["refused"]:
+                self.refused[str(path)] = entry["refused"]
+            elif entry["scene"]:
+                found.append(scene_from_json(entry["scene"]))
+        for path in self._files((*RASTER_SUFFIXES, *PICTURE_SUFFIXES)):
+            if self._is_mere_picture(path) or (described and {str(path), str(path.resolve())} & described):
+                continue
+            try:
+                found.append(self._scene_in(path))
+            except _UNUSABLE as error:
+                self.refused[str(path)] = f"{type(error).__name__}: {error}"
+        return found
 
-    Raises:
-        CRSError: the item states no ``proj:epsg`` or ``proj:code``.
-        ImageryError: the item lacks a datetime, a geometry or raster assets.
-    """
-    item = json.loads(item_path.read_text())
-    properties = item["properties"]
-    when = properties.get("datetime") or properties.get("start_datetime")
-    if when is None or item.get("geometry") is None:
-        raise ImageryError(f"{item_path}: the STAC item has no datetime or no geometry")
-    assets = {
-        band: asset for key, value in item["assets"].items() for band, asset in _bands_of(key, value, item_path.parent)
-    }
-    if not assets:
-        raise ImageryError(f"{item_path}: the STAC item has no raster asset")
-    cloud = properties.get("eo:cloud_cover")
-    spacings = [
-        float(band["spatial_resolution"])
-        for asset in item["assets"].values()
-        for band in asset.get("raster:bands", [])
-        if "spatial_resolution" in band
-    ]
-    gsd = properties.get("gsd") or min(spacings, default=None)
-    if gsd is None:
-        raise ImageryError(f"{item_path}: the STAC item states no gsd")
-    return Scene(
-        scene_id=str(item["id"]),
-        sensor=str(properties.get("platform", "unknown")),
-        acquired_at=_utc(datetime.fromisoformat(when)),
-        epsg=_item_epsg(properties, item_path),
-        gsd_m=float(gsd),
-        footprint=make_valid(shape(item["geometry"])),
-        assets=assets,
-        cloud_fraction=None if cloud is None else float(cloud) / 100,
-        described_in=str(item_path),
-    )
+    def _files(self, suffixes: tuple[str, ...]) -> list[Path]:
+        root = self._folder.root.resolve()
+        return [
+            path
+            for path in self._folder.files(suffixes)
+            if not (self._options.exclude and self._options.excludes(path.relative_to(root).as_posix()))
+        ]
 
+    def _item(self, path: Path) -> dict[str, Any]:
+        """The scene of a STAC item, the files it names, and why it is refused; all empty for another JSON file."""
+        stamp = self._folder.stamp(str(path))
+        known = self._index.get("item", str(path), stamp)
+        if known is not None:
+            return dict(known)
+        entry: dict[str, Any] = {"scene": None, "names": [], "refused": None}
+        content = read_item(path)
+        if content is not None:
+            try:
+                entry["names"] = list(local_assets(content, path.parent))
+                entry["scene"] = scene_as_json(scene_in_item(path, content))
+            except _UNUSABLE as error:
+                entry |= {"names": [], "refused": f"{type(error).__name__}: {error}"}
+        self._index.put("item", str(path), stamp, entry, newest_ns=stamp[1] if stamp else 0)
+        return entry
 
-def _item_epsg(properties: Mapping[str, Any], item_path: Path) -> int:
-    code = properties.get("proj:epsg") or str(properties.get("proj:code", "")).removeprefix("EPSG:")
-    if not code:
-        raise CRSError(f"{item_path}: the STAC item states neither proj:epsg nor proj:code")
-    return int(code)
+    def _scene_in(self, path: Path) -> Scene:
+        options = self._options
+        header = self._header(path)
+        scene = scene_of(header, acquired_at=options.acquired_at, sensor=options.sensor, crs_else=options.crs)
+        if self._kind == "vhr" and options.stretch is None:
+            deep = next((dtype for dtype in header.dtypes if dtype != "uint8"), None)
+            if deep:
+                raise ImageryError(without_stretch(scene.scene_id, str(path), deep))
+        return scene
 
+    def _header(self, path: Path) -> RasterHeader:
+        """The header of a raster, from the index while neither it nor a file beside it has changed."""
+        family = self._folder.family(path)
+        known = self._index.get("header", str(path), family)
+        if known is not None and known["parts"] == self._states(known["parts"]):
+            if known["refused"]:
+                raise RasterReadError(known["refused"])
+            return _header_from_json(known["header"])
+        newest = max((stamp[1] for _, stamp in family), default=0)
+        try:
+            header = read_header(path)
+        except RasterReadError as error:
+            entry: dict[str, Any] = {"header": None, "parts": {}, "refused": str(error)}
+            self._index.put("header", str(path), family, entry, newest_ns=newest)
+            raise
+        beside = {file for file, _ in family}
+        parts = self._states(dict.fromkeys(file for file in header.files if file not in beside))
+        newest = max(newest, *(state[1] for state in parts.values() if state), 0)
+        entry = {"header": asdict(header), "parts": parts, "refused": None}
+        self._index.put("header", str(path), family, entry, newest_ns=newest)
+        return header
 
-def _utc(when: datetime) -> datetime:
-    """A time without a zone is UTC."""
-    return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
+    def _states(self, files: dict[str, Any]) -> dict[str, list[int] | None]:
+        return {file: list(stamp) if (stamp := self._folder.stamp(file)) else None for file in files}
 
+    def _is_mere_picture(self, path: Path) -> bool:
+        return path.name.lower().endswith(PICTURE_SUFFIXES) and not self._folder.is_placed(path)
 
-def _bands_of(key: str, asset: Mapping[str, Any], folder: Path) -> list[tuple[str, Asset]]:
-    """Band names and places of one STAC asset; none for thumbnails and metadata files.
-
-    Scale, offset and nodata stand per band in ``raster:bands`` (STAC 1.0), per band in ``bands``, or on the asset
-    (STAC 1.1).
-    """
-    href = str(asset["href"])
-    if not href.lower().endswith(RASTER_SUFFIXES):
-        return []
-    place = href if "://" in href else str((folder / href).resolve())
-    described = asset.get("eo:bands") or asset.get("bands") or [{"name": key}]
-    stored = asset.get("raster:bands") or [{}] * len(described)
-    names = _item_band_names(key, described)
-    found = []
-    for number, (name, band, raster) in enumerate(zip(names, described, stored, strict=True), start=1):
-        scale = _first("scale", raster, band, asset)
-        found.append(
-            (
-                name,
-                Asset(
-                    href=place,
-                    index=number,
-                    nodata=_first("nodata", raster, band, asset),
-                    scale=None if scale is None else float(scale),
-                    offset=float(_first("offset", raster, band, asset) or 0.0),
-                ),
+    def _note_pictures(self, usable: list[Scene]) -> None:
+        """Pictures nothing places are thumbnails, unless they are all there is."""
+        if usable or self.refused:
+            return
+        pictures = [path for path in self._files(PICTURE_SUFFIXES) if self._is_mere_picture(path)]
+        if pictures:
+            self.refused[str(self._folder.root)] = (
+                f"ImageryError: {len(pictures)} pictures without a place on the ground, such as {pictures[0].name}; "
+                "put a world file (.pgw, .jgw, .wld) beside each, and a .prj or the source's option `crs`"
             )
-        )
-    return found
+
+    def _checksum(self, file: str) -> str:
+        stamp = self._folder.stamp(file)
+        known = self._index.get("checksum", file, stamp) if stamp else None
+        if known is not None:
+            return str(known)
+        found = place_checksum(file)
+        if stamp:
+            self._index.put("checksum", file, stamp, found, newest_ns=stamp[1])
+        return found
+
+    def _as_read(self, scene: Scene) -> Scene:
+        """The scene with everything the options decide about its bands."""
+        assets = {}
+        for band, asset in scene.assets.items():
+            stretch = self._limits(scene, band, asset) if self._kind == "vhr" else None
+            assets[band] = replace(asset, **self._options.asset(band, asset), stretch=stretch)
+        return replace(scene, assets=assets)
+
+    def _limits(self, scene: Scene, band: str, asset: Asset) -> tuple[float, float, float] | None:
+        stretch = self._options.stretch
+        if stretch is None or stretch.kind == "linear":
+            return stretch.limits(band) if stretch else None
+        low, high, gamma = stretch.limits(band) or (2.0, 98.0, 1.0)
+        stamps = [(file, self._folder.stamp(file)) for file in scene.files]
+        asked = f"limits {asset.index} {low} {high} {asset.nodata} {self._options.nodata}"
+        found = self._index.get(asked, asset.href, stamps)
+        if found is None:
+            found = scene_limits(asset, low, high, self._options.nodata)
+            newest = max((stamp[1] for _, stamp in stamps if stamp), default=0)
+            self._index.put(asked, asset.href, stamps, found, newest_ns=newest)
+        if not found:
+            return None
+        if len(found) == 1:
+            raise ImageryError(
+                f"{asset.href}: percentiles {low:g} and {high:g} of band {band} are equal or the band is empty; "
+                "set `stretch: {kind: linear, low: …, high: …}`"
+            )
+        return found[0], found[1], gamma
 
 
-def _first(name: str, *places: Mapping[str, Any]) -> Any:
-    """The first stated value of a raster property, with or without the extension's prefix."""
-    return next(
-        (place[key] for place in places for key in (name, f"raster:{name}") if place.get(key) is not None), None
-    )
+def scene_limits(asset: Asset, low: float, high: float, nodata_else: float | None) -> list[float]:
+    """Percentiles of one band of a whole scene, from a read decimated to :data:`SAMPLE_PX` by nearest neighbour.
 
+    GDAL serves such a read from the nearest overview where the file has some.
 
-def _item_band_names(key: str, described: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The asset's key for a single band; else Sentinel-2 names, common names where they are unique, or names."""
-    if len(described) == 1:
-        return [key]
-    common = [band.get("common_name") or band.get("eo:common_name") for band in described]
-    return [
-        str(name if name in S2_L2A_BANDS or not shared or common.count(shared) > 1 else shared)
-        for name, shared in zip((band.get("name") for band in described), common, strict=True)
-    ]
-
-
-def scene_in_raster(path: Path, *, acquired_at: datetime | None, sensor: str | None) -> Scene:
-    """The scene a raster without a STAC item holds.
-
-    Bands are named by colour interpretation, else by band description, else ``band1``, ``band2``, …; three or four
-    undescribed bands are red, green, blue (and one more).
+    Returns:
+        the two values; empty for uint8, which is shown as it is; ``[nan]`` where the two do not differ.
 
     Raises:
-        RasterReadError: the file cannot be opened.
-        CRSError: the raster has no CRS or no EPSG code for it.
-        ImageryError: neither the raster (TIFFTAG_DATETIME) nor ``acquired_at`` says when it was taken.
+        RasterReadError: the raster cannot be read.
     """
     try:
-        with rasterio.open(path) as raster:
-            if raster.crs is None or raster.crs.to_epsg() is None:
-                raise CRSError(
-                    f"{path}: the raster has no CRS with an EPSG code; assign one with `gdal_edit.py -a_srs`"
-                )
-            stamp = raster.tags().get("TIFFTAG_DATETIME")
-            when = datetime.strptime(stamp, "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC) if stamp else acquired_at
-            if when is None:
-                raise ImageryError(f"{path}: no acquisition date in the file; set `acquired_at` for this folder")
-            # straight edges of a large raster bend in longitude and latitude
-            outline = segmentize(
-                _outline(raster), max(raster.width * raster.res[0], raster.height * raster.res[1]) / 32
-            )
-            outline = transform_geom(raster.crs, "EPSG:4326", mapping(outline))
-            assets = {name: Asset(href=str(path), index=i) for i, name in enumerate(_band_names(raster), start=1)}
-            return Scene(
-                scene_id=path.stem,
-                sensor=sensor or "unknown",
-                acquired_at=when,
-                epsg=int(raster.crs.to_epsg()),
-                gsd_m=spacing_m(raster),
-                footprint=shape(outline),
-                assets=assets,
-                described_in=str(path),
-            )
-    except RasterioError as error:
-        raise RasterReadError(f"{path}: cannot be read ({error}); replace or remove the file") from error
+        with rasterio.open(asset.href) as raster:
+            if raster.dtypes[asset.index - 1] == "uint8":
+                return []
+            step = max(1.0, max(raster.shape) / SAMPLE_PX)
+            shape = tuple(max(1, round(side / step)) for side in raster.shape)
+            values = raster.read(asset.index, out_shape=shape)
+            valid = raster.read_masks(asset.index, out_shape=shape) > 0
+            stated = (asset.nodata, raster.nodatavals[asset.index - 1], nodata_else)
+    except (RasterioError, IndexError) as error:
+        raise RasterReadError(f"{asset.href}: cannot be read ({error}); replace or remove the file") from error
+    nodata = next((value for value in stated if value is not None), None)
+    limits = percentile_limits(values, valid & _measured(values, nodata), low=low, high=high)
+    return [float("nan")] if limits is None else [*limits]
 
 
-def _outline(raster: rasterio.DatasetReader) -> Geometry:
-    if not raster.transform.is_rectilinear:
-        corners = [(0, 0), (raster.width, 0), (raster.width, raster.height), (0, raster.height), (0, 0)]
-        return shape({"type": "Polygon", "coordinates": [[raster.transform @ c for c in corners]]})
-    return box(*raster.bounds)
+def _measured(values: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
+    finite = np.isfinite(values)
+    return np.asarray(finite if nodata is None else finite & (values != nodata))
 
 
-def spacing_m(raster: rasterio.DatasetReader) -> float:
-    """Ground size of a pixel along its row at the raster's centre, metres; on the ellipsoid for geographic CRSs."""
-    a, _, _, d, *_ = raster.transform
-    if raster.crs.is_projected:
-        return float(math.hypot(a, d) * raster.crs.linear_units_factor[1])
-    x, y = raster.transform @ (raster.width / 2, raster.height / 2)
-    _, _, metres = _GEOD.inv(x, y, x + a, y + d)
-    return float(metres)
+def _header_from_json(values: dict[str, Any]) -> RasterHeader:
+    made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return RasterHeader(**made)
 
 
-def _band_names(raster: rasterio.DatasetReader) -> list[str]:
-    named = [
-        _COLOURS.get(colour) or description or f"band{number}"
-        for number, (colour, description) in enumerate(
-            zip(raster.colorinterp, raster.descriptions, strict=True), start=1
-        )
-    ]
-    named = [name if named.count(name) == 1 else f"band{number}" for number, name in enumerate(named, start=1)]
-    if raster.count in (3, 4) and not set(_COLOURS.values()) & set(named) and not any(raster.descriptions):
-        named[:3] = ["red", "green", "blue"]
-    return named
-
-
-def scenes_table(scenes: list[Scene], *, source: str, kind: str) -> pa.Table:
-    """The scenes as a table of schema ``store.schemas.SCENES``, newest first."""
-    rows = [
-        {
-            "scene_key": digest([kind, scene.scene_id, files]),
-            "scene_id": scene.scene_id,
-            "source": source,
-            "kind": kind,
-            "sensor": scene.sensor,
-            "acquired_at": scene.acquired_at,
-            "epsg": scene.epsg,
-            "gsd_m": scene.gsd_m,
-            "bands": list(scene.assets),
-            "assets": json.dumps({band: vars(asset) for band, asset in scene.assets.items()}, sort_keys=True),
-            "nodata": next((a.nodata for a in scene.assets.values() if a.nodata is not None), None),
-            "cloud_fraction": scene.cloud_fraction,
-            "footprint": to_wkb(scene.footprint),
-            "checksum": files,
-        }
-        for scene in scenes
-        for files in (digest(sorted(place_checksum(href) for href in {a.href for a in scene.assets.values()})),)
-    ]
-    return pa.Table.from_pylist(rows, schema=SCENES)
-
-
-def unique_ids(scenes: list[Scene], root: Path) -> list[Scene]:
-    """The scenes, with their place under ``root`` for an id where two share one."""
-    counts = Counter(scene.scene_id for scene in scenes)
-    return [
-        scene
-        if counts[scene.scene_id] == 1
-        else replace(scene, scene_id=Path(scene.described_in).resolve().relative_to(root.resolve()).as_posix())
-        for scene in scenes
-    ]
+def without_stretch(scene_id: str, place: str, dtype: str) -> str:
+    """Why VHR imagery of more than 8 bits is refused, and what to set."""
+    return (
+        f"scene {scene_id}: VHR chips are uint8 and {place} is {dtype}; set the stretch of `vhr`: "
+        "`stretch: {kind: linear, low: 0, high: 3000}` with the source values you want dark and bright (best where "
+        "several files make a mosaic), or `stretch: {kind: percentile, low: 2, high: 98}` of each scene"
+    )

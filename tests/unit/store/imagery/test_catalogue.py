@@ -13,8 +13,9 @@ from pyproj import Geod
 from rasterio.enums import ColorInterp
 from shapely.geometry import mapping
 
-from store.imagery.catalogue import scene_in_item, scene_in_raster
+from store.imagery.header import scene_in_raster
 from store.imagery.local import LocalImagery
+from store.imagery.stac_items import scene_in_item
 from store.schemas import SCENES
 from utils.errors import AegirError, CRSError, ImageryError, RasterReadError
 from utils.geo import reproject, reproject_points
@@ -118,6 +119,14 @@ class TestItems:
         assets = {"B04": {"href": "a.tif", "bands": [band]}}
         asset = scene_in_item(item(tmp_path / "a.json", assets)).assets["B04"]
         assert (asset.scale, asset.offset, asset.nodata) == (1e-4, -0.1, 0)
+
+    def test_nodata_written_as_text(self, tmp_path):
+        """JSON has no NaN, so the raster extension spells it."""
+        assets = {"B04": {"href": "a.tif", "raster:bands": [{"nodata": "nan"}]}}
+        asset = scene_in_item(item(tmp_path / "a.json", assets)).assets["B04"]
+        assert np.isnan(asset.nodata)
+        source = LocalImagery(root=tmp_path)
+        assert np.isnan(source.scenes()["nodata"][0].as_py())
 
     def test_offset_of_stac_1_1_on_the_asset(self, tmp_path):
         assets = {"B04": {"href": "a.tif", "nodata": 0, "raster:scale": 1e-4, "raster:offset": -0.1}}
