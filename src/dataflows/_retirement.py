@@ -17,7 +17,8 @@ from store.catalogue_place import same_place
 from utils.types import ChipProfile
 
 PROMPT_COLUMNS = (
-    "prompt_id", "uuid", "input_set", "label_id", "label_geometry", "label_catalog", "label_table", "installed_on", "retired_at",
+    "prompt_id", "uuid", "input_set", "label_id", "label_geometry", "label_catalog", "label_table",
+    "installed_on", "retired_at",
 )  # fmt: skip
 CHIP_COLUMNS = ("uuid", "input_set", "chip_role", "mask_source", "vhr_epsg", "vhr_transform")
 _SAME_DEGREES = 1e-9

@@ -9,7 +9,7 @@ from affine import Affine
 
 from dataflows._chips import lattice_of, planned_grid
 from dataflows._coverage import SceneCoverage
-from dataflows._positions import footprint_lonlat
+from dataflows._positions import footprints_lonlat
 from store.imagery.local import LocalImagery
 from utils.geo import reproject_points, utm_epsg
 from utils.types import RGB_BANDS, ChipProfile
@@ -79,6 +79,6 @@ def test_chips_of_both_zones_at_the_antimeridian_are_served(tmp_path, zone):
 
 
 def test_a_chip_on_the_antimeridian_does_not_reach_around_the_globe():
-    outline = footprint_lonlat(position_at(-180.0, -17.0), PROFILE)
+    outline = footprints_lonlat([position_at(-180.0, -17.0)], PROFILE)[0]
     assert outline.geom_type == "MultiPolygon"
     assert outline.area < 1e-7
