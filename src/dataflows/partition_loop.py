@@ -166,9 +166,7 @@ def _manifests(config: BuildConfig, build: BuildPlan) -> dict[str, DatasetManife
     return manifests_of(pc.unique(build.prompts["dataset"]).to_pylist(), known)
 
 
-def _described(
-    config: BuildConfig, build: BuildPlan, driver: Driver, manifests: dict[str, DatasetManifest]
-) -> Run:
+def _described(config: BuildConfig, build: BuildPlan, driver: Driver, manifests: dict[str, DatasetManifest]) -> Run:
     recipes, code = stage_recipes(config, build, driver)
     return Run(
         flow="build",
@@ -292,7 +290,9 @@ def _inputs(config: BuildConfig, build: BuildPlan) -> dict[str, Any]:
         "catalog_checksum": catalog_fingerprint(config.catalog) if config.catalog is not None else None,
         "label_snapshot": build.label_snapshot,
         "label_tables": [table.name for table in config.labels],
-        "label_files": {name: found for table in config.labels if table.file for name, found in file_checksums(table).items()},
+        "label_files": {
+            name: found for table in config.labels if table.file for name, found in file_checksums(table).items()
+        },
         "scenes": scenes,
     }
 

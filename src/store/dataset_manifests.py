@@ -157,7 +157,9 @@ def _manifest(name: str, values: Mapping[str, Any], origin: str) -> DatasetManif
         else:
             raise ConfigError(f"manifest of {name}: {key} must be text, got {value!r}")
     if "doi" in known:
-        known["doi"] = known["doi"].removeprefix("https://doi.org/").removeprefix("http://doi.org/").removeprefix("doi:")
+        known["doi"] = (
+            known["doi"].removeprefix("https://doi.org/").removeprefix("http://doi.org/").removeprefix("doi:")
+        )
     text = json.dumps(extra, sort_keys=True, default=str) if extra else None
     return DatasetManifest(dataset=name, origin=origin, extra=text, **known)
 
@@ -210,4 +212,3 @@ def _by_name(rows: list[Any], place: str) -> dict[str, Mapping[str, Any]]:
             raise ConfigError(f"{place} describes {row[key]} twice")
         found[str(row[key])] = {name: value for name, value in row.items() if name != key}
     return found
-

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from store.ducklake import LAKE, quoted, quoted_column, table_columns
 from store.label_files import Relation, file_relation
-from store.label_mapping import LabelTable, resolved, stated_crs
+from store.label_mapping import LabelTable, resolved, stated_crs, suggestions
 from utils.errors import CatalogEmptyError, ConfigError, GeometryError, LabelTableError
 from utils.geo import Bounds, crs, reproject_bounds, transformer
 from utils.label_geometry import GeometryRules
@@ -76,6 +76,11 @@ class LabelSource:
         """How its geometry is to be read and repaired."""
         return self.mapping.rules(self.crs)
 
+    @property
+    def suggestions(self) -> dict[str, str]:
+        """Meaning → column that could be mapped to it and is not."""
+        return suggestions(self.mapping, self.relation.columns)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -103,9 +108,7 @@ def label_source(connection: duckdb.DuckDBPyConnection, mapping: LabelTable, sna
         raise ConfigError(f"label table {mapping.table} is in a lake; set `catalog`, or give a `file`")
     else:
         columns = table_columns(connection, mapping.table, snapshot)
-        relation = Relation(
-            sql=f"{LAKE}.{quoted(mapping.table)} AT (VERSION => {int(snapshot)})", columns=columns
-        )
+        relation = Relation(sql=f"{LAKE}.{quoted(mapping.table)} AT (VERSION => {int(snapshot)})", columns=columns)
     full = resolved(mapping, relation.columns)
     kind = relation.columns[full.geometry] if full.geometry else None
     needed = relation.needs_crs and kind is not None and kind.upper().startswith("GEOMETRY")
@@ -253,6 +256,38 @@ def source_query(source: LabelSource, wanted: Wanted) -> tuple[str, list[Any]]:
     if wanted.installed is not None:
         conditions.append(_date_condition(mapping, dated, wanted))
     return sql + (f" WHERE {' AND '.join(conditions)}" if conditions else ""), parameters
+
+
+def row_count(connection: duckdb.DuckDBPyConnection, source: LabelSource) -> int:
+    """Rows of a source.
+
+    Raises:
+        LabelTableError: they cannot be read.
+    """
+    return _counted(connection, source, "")
+
+
+def swapped_count(connection: duckdb.DuckDBPyConnection, source: LabelSource, bbox_lonlat: Bounds) -> int:
+    """Labels of a geographic source whose bounds touch a box only once their axes are swapped.
+
+    Raises:
+        LabelTableError: they cannot be read.
+    """
+    boxes = _boxes(source, bbox_lonlat)
+    if not boxes or not crs(source.crs).is_geographic:
+        return 0
+    west, south, east, north = boxes[0]
+    shape = _geometry_sql(source)[0]
+    straight, turned = (_inside(shape, box, source) for box in (boxes[0], (south, west, north, east)))
+    return _counted(connection, source, f" WHERE {turned} AND NOT {straight}")
+
+
+def _counted(connection: duckdb.DuckDBPyConnection, source: LabelSource, where: str) -> int:
+    try:
+        row = connection.execute(f"SELECT count(*) FROM {source.relation.sql}{where}").fetchone()
+    except duckdb.Error as error:
+        raise LabelTableError(f"label table {source.mapping.name} cannot be read: {error}") from error
+    return int(row[0]) if row else 0
 
 
 def _default_dataset(source: LabelSource) -> str:

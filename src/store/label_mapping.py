@@ -30,7 +30,15 @@ _LIKELY: dict[str, tuple[str, ...]] = {
     "lon": ("lon", "longitude", "lng", "long", "x", "centroid_lon"),
     "lat": ("lat", "latitude", "y", "centroid_lat"),
     "dataset": ("dataset", "dataset_name", "source"),
-    "installed_on": ("install_date", "installed_on", "installation_date", "date", "year", "constructed", "commissioned"),
+    "installed_on": (
+        "install_date",
+        "installed_on",
+        "installation_date",
+        "date",
+        "year",
+        "constructed",
+        "commissioned",
+    ),
     "area_m2": ("area_m2", "area", "area_sqm", "shape_area"),
     "capacity_mw": ("capacity_mw", "capacity", "mw", "power_mw"),
 }
@@ -191,7 +199,7 @@ def _with_preset(mapping: LabelTable, columns: Mapping[str, str]) -> LabelTable:
     if name is None:
         return mapping
     known = PRESETS[name]
-    filled = {
+    filled: dict[str, Any] = {
         key: column
         for key, column in known.items()
         if getattr(mapping, key) is None

@@ -285,7 +285,11 @@ RUNS = _schema(
         _column("config", pa.string(), "JSON: the settings."),
         _column("recipes", pa.string(), "JSON: stage → recipe hash."),
         _column("code", pa.string(), "JSON: stage → {module → hash of its code}."),
-        _column("inputs", pa.string(), "JSON: catalogue, snapshot, label tables and files, dataset → key; kind → scene id → checksum."),
+        _column(
+            "inputs",
+            pa.string(),
+            "JSON: catalogue, snapshot, label tables and files, dataset → key; kind → scene id → checksum.",
+        ),
         _column("packages", pa.string(), "JSON: package → version."),
         _column("counts", pa.string(), "JSON: the run's summary; null while running.", null=True),
     ],

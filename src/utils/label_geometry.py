@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from utils.errors import CRSError
 from utils.geo import LONLAT, AnyCRS, Bounds, crs, transformer
-from utils.label_parsing import Parsed, parsed_geometry
+from utils.label_parsing import Parsed, absent, parsed_geometry
 from utils.polygon_repair import mended_polygons, without_slivers
 
 REPAIRS: dict[str, str] = {
@@ -153,14 +153,14 @@ def swapped(geometry: NDArray[np.object_]) -> NDArray[np.object_]:
 def on_globe(geometry: NDArray[np.object_]) -> NDArray[np.bool_]:
     """Whether each geometry lies within 180° W to 180° E, 90° S to 90° N."""
     bounds = shapely.bounds(geometry)
-    inside: NDArray[np.bool_] = (np.abs(bounds[:, [0, 2]]) <= 180).all(axis=1) & (
-        np.abs(bounds[:, [1, 3]]) <= 90
-    ).all(axis=1)
+    inside: NDArray[np.bool_] = (np.abs(bounds[:, [0, 2]]) <= 180).all(axis=1) & (np.abs(bounds[:, [1, 3]]) <= 90).all(
+        axis=1
+    )
     return inside
 
 
 def _live(state: RepairedGeometry) -> NDArray[np.bool_]:
-    return np.equal(state.reasons, None)
+    return absent(state.reasons)
 
 
 def _mark(state: RepairedGeometry, where: NDArray[np.bool_], code: str) -> None:
@@ -207,9 +207,10 @@ def _crs_codes(state: RepairedGeometry, raw: Parsed, rules: GeometryRules) -> ND
     return codes
 
 
-def _fits(geometry: NDArray[np.object_], system: object) -> NDArray[np.bool_]:
+def _fits(geometry: NDArray[np.object_], system: AnyCRS) -> NDArray[np.bool_]:
     """Whether coordinates could belong to a CRS: degrees in a geographic one, anything else in a projected one."""
-    return on_globe(geometry) == bool(crs(system).is_geographic)  # type: ignore[arg-type]
+    degrees = on_globe(geometry)
+    return degrees if crs(system).is_geographic else ~degrees
 
 
 def _swap(state: RepairedGeometry, where: NDArray[np.bool_]) -> None:
@@ -239,10 +240,11 @@ def _simplify_types(state: RepairedGeometry) -> None:
 
 def _leaves(geometry: shapely.Geometry) -> NDArray[np.object_]:
     """Simple, non-empty parts of a collection of any depth."""
-    parts = np.array([geometry], object)
+    parts: NDArray[np.object_] = np.array([geometry], object)
     while np.isin(shapely.get_type_id(parts), (4, 5, 6, 7)).any():
         parts = shapely.get_parts(parts)
-    return parts[~shapely.is_empty(parts)]
+    full: NDArray[np.object_] = parts[~shapely.is_empty(parts)]
+    return full
 
 
 def _mend(state: RepairedGeometry) -> None:
@@ -285,9 +287,7 @@ def _place(state: RepairedGeometry, here: NDArray[np.bool_], system: AnyCRS) -> 
         rows = rows[~fits]
     if not own.equals(crs(LONLAT), ignore_axis_order=True) and len(rows):
         move = transformer(own, LONLAT)
-        moved = shapely.transform(
-            state.geometry[rows], lambda xy: np.column_stack(move.transform(xy[:, 0], xy[:, 1]))
-        )
+        moved = shapely.transform(state.geometry[rows], lambda xy: np.column_stack(move.transform(xy[:, 0], xy[:, 1])))
         xy, index = shapely.get_coordinates(moved, return_index=True)
         placeless = np.zeros(len(rows), bool)
         placeless[index[~np.isfinite(xy).all(axis=1)]] = True

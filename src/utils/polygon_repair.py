@@ -96,7 +96,7 @@ def without_slivers(
     thin = (area < min_area_m2) | (2 * area < min_width_m * perimeter)
     dropped = np.bincount(index[thin], minlength=len(polygons)) > 0
     cleared = polygons.copy()
-    for row in np.flatnonzero(dropped):
+    for row in np.flatnonzero(dropped).tolist():
         left = _left(parts, index, thin, row)
         cleared[row] = (
             shapely.Polygon() if not len(left) else left[0] if len(left) == 1 else shapely.multipolygons(left)
