@@ -31,7 +31,14 @@ from store import ducklake
 from store.ducklake_labels import LabelTable, read_labels
 from utils.prompts import label_kind
 
-BROKEN = ("POLYGON((8 47,8.1 47.1,8.1 47,8 47.1,8 47))", "junk", None, "POINT(nan nan)", "LINESTRING(1 1,2 2)", "POINT(47 109)")
+BROKEN = (
+    "POLYGON((8 47,8.1 47.1,8.1 47,8 47.1,8 47))",
+    "junk",
+    None,
+    "POINT(nan nan)",
+    "LINESTRING(1 1,2 2)",
+    "POINT(47 109)",
+)
 
 
 def make_lake(folder: Path, count: int) -> str:

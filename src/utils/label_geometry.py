@@ -105,30 +105,9 @@ def repaired_geometry(
     Raises:
         CRSError: ``rules.crs`` is unknown.
     """
-    raw = parsed_geometry(wkb, wkt)
-    state = RepairedGeometry(
-        geometry=raw.geometry,
-        kinds=np.zeros(len(raw.geometry), np.int8),
-        repairs=np.zeros(len(raw.geometry), np.uint32),
-        reasons=np.full(len(raw.geometry), None, object),
-    )
-    _mark(state, raw.closed, "closed_ring")
-    _refuse(state, raw.missing, "missing")
-    _refuse(state, raw.unparsable, "unparsable")
-    _flatten(state)
-    codes = _crs_codes(state, raw, rules)
-    if rules.axes == "yx":
-        _swap(state, _live(state))
-    _simplify_types(state)
-    _mend(state)
-    _classify(state)
-    for code in np.unique(codes[_live(state)]):
-        _place(state, _live(state) & (codes == code), rules.crs if code == 0 else int(code))
-    _check_expected(state, rules.expected_bbox_lonlat)
-    _drop_slivers(state, rules)
-    state.geometry[~_live(state)] = None
-    state.kinds[~_live(state)] = 0
-    return state
+    # bounds of empty and infinite geometry are NaN, and compared as such
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _repaired(parsed_geometry(wkb, wkt), rules)
 
 
 def repair_lists(repairs: NDArray[np.uint32]) -> pa.Array:
@@ -169,6 +148,33 @@ def _mark(state: RepairedGeometry, where: NDArray[np.bool_], code: str) -> None:
 
 def _refuse(state: RepairedGeometry, where: NDArray[np.bool_], reason: str) -> None:
     state.reasons[where & _live(state)] = reason
+
+
+def _repaired(raw: Parsed, rules: GeometryRules) -> RepairedGeometry:
+    crs(rules.crs)
+    state = RepairedGeometry(
+        geometry=raw.geometry,
+        kinds=np.zeros(len(raw.geometry), np.int8),
+        repairs=np.zeros(len(raw.geometry), np.uint32),
+        reasons=np.full(len(raw.geometry), None, object),
+    )
+    _mark(state, raw.closed, "closed_ring")
+    _refuse(state, raw.missing, "missing")
+    _refuse(state, raw.unparsable, "unparsable")
+    _flatten(state)
+    codes = _crs_codes(state, raw, rules)
+    if rules.axes == "yx":
+        _swap(state, _live(state))
+    _simplify_types(state)
+    _mend(state)
+    _classify(state)
+    for code in np.unique(codes[_live(state)]):
+        _place(state, _live(state) & (codes == code), rules.crs if code == 0 else int(code))
+    _check_expected(state, rules.expected_bbox_lonlat)
+    _drop_slivers(state, rules)
+    state.geometry[~_live(state)] = None
+    state.kinds[~_live(state)] = 0
+    return state
 
 
 def _flatten(state: RepairedGeometry) -> None:

@@ -60,6 +60,11 @@ def one(text, **rules):
             ["sliver_parts"],
         ),
         ("POLYGON((8 47,8.1 47,8.1 47.1,8 47,8.2 46.9,8 47))", TRIANGLE.wkt, ["self_crossing"]),
+        (
+            "POLYGON((8 47,8.1 47,8.1 47.1,8 47),(8.05 47.01,8.05 47.01,8.05 47.01,8.05 47.01))",
+            TRIANGLE.wkt,
+            ["self_crossing"],
+        ),
     ],
 )
 def test_repairs(text, wanted, repairs):
@@ -67,9 +72,10 @@ def test_repairs(text, wanted, repairs):
     assert reason is None
     assert made == repairs
     assert geometry.is_valid
-    assert shapely.equals(geometry, shapely.from_wkt(wanted)) or geometry.symmetric_difference(
-        shapely.from_wkt(wanted)
-    ).area < 1e-12
+    assert (
+        shapely.equals(geometry, shapely.from_wkt(wanted))
+        or geometry.symmetric_difference(shapely.from_wkt(wanted)).area < 1e-12
+    )
 
 
 @pytest.mark.parametrize(
