@@ -56,7 +56,6 @@ _NUMBERS = (
     "UBIGINT",
 )
 _YEARS = (1900, 2100)
-_EWKB_SRID = "('2', '3', '6', '7', 'A', 'B', 'E', 'F')"
 _SLACK = 0.002
 
 
@@ -313,8 +312,9 @@ def _geometry_sql(source: LabelSource) -> tuple[str, str, str, str]:
     if kind.startswith("GEOMETRY"):
         return column, f"CAST(ST_AsWKB({column}) AS BLOB)", null, ""
     if kind == "BLOB":
-        header = f"hex({column}[1:5])"
-        marked = f"(substr({header}, 9, 1) IN {_EWKB_SRID} OR substr({header}, 3, 1) IN {_EWKB_SRID})"
+        # EWKB flags are in the type's high byte, the fifth or, big-endian, the second; DuckDB pushes this form down
+        flags = f"substr(hex({column}), 9, 1) >= '2'"
+        marked = f"{flags} OR (substr(hex({column}), 2, 1) = '0' AND substr(hex({column}), 3, 1) >= '2')"
         return f"TRY(ST_GeomFromWKB({column}))", column, null, "" if mapping.override_crs else f" OR {marked}"
     if kind == "VARCHAR":
         marked = "" if mapping.override_crs else f" OR {column} ILIKE '%SRID%'"

@@ -78,6 +78,7 @@ def file_relation(connection: duckdb.DuckDBPyConnection, mapping: LabelTable) ->
     if kind != "gdal":
         listed = ", ".join(_literal(str(file)) for file in files)
         options = "union_by_name = true" + (", all_varchar = true, header = true" if kind == "csv" else "")
+        options += ", delim = '\\t'" if ".tsv" in files[0].name.lower() else ""
         sql = f"read_{kind}([{listed}], {options})"
     else:
         sql = " UNION ALL BY NAME ".join(f"SELECT * FROM {_st_read(connection, mapping, file)}" for file in files)  # noqa: S608
@@ -114,6 +115,8 @@ def _st_read(connection: duckdb.DuckDBPyConnection, mapping: LabelTable, file: P
 
 def _layers(connection: duckdb.DuckDBPyConnection, file: Path) -> list[dict[str, Any]]:
     try:
+        # ST_Read_Meta crashes on what GDAL cannot open; ST_Read says so
+        connection.execute(f"DESCRIBE SELECT * FROM ST_Read({_literal(_gdal_path(file))})")
         row = connection.execute(f"SELECT layers FROM ST_Read_Meta({_literal(_gdal_path(file))})").fetchone()  # noqa: S608
     except duckdb.Error as error:
         raise LabelFileError(f"{file} cannot be read: {error}") from error

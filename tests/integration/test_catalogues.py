@@ -9,7 +9,6 @@ from uuid import uuid4
 import duckdb
 import pytest
 import shapely
-from support import mini_region
 
 from dataflows import drivers
 from dataflows.__main__ import main
@@ -17,6 +16,7 @@ from dataflows.config import from_mapping
 from store import ducklake, lance_io
 from store.catalogue_place import HIDDEN, place_of, redacted, secret_target
 from store.ducklake_labels import LabelTable, read_labels
+from support import mini_region
 from utils.errors import (
     AegirError,
     CatalogEmptyError,
@@ -138,7 +138,7 @@ def test_a_build_from_another_catalogue_makes_the_same_chips(kind, tmp_path, req
     assert inputs["catalog_checksum"] == ducklake.catalog_fingerprint(catalog)
 
 
-SECRET = "hunter2-s3cr€t"
+SECRET = "hunter2-s3cr€t"  # noqa: S105
 SERVERS = [
     f"postgres:host=127.0.0.1 port=1 user=postgres password={SECRET} dbname=lakes",
     f"postgres:host=127.0.0.1 port=1 user=postgres password = '{SECRET}' dbname=lakes",
