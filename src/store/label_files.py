@@ -116,7 +116,7 @@ def _st_read(connection: duckdb.DuckDBPyConnection, mapping: LabelTable, file: P
 def _layers(connection: duckdb.DuckDBPyConnection, file: Path) -> list[dict[str, Any]]:
     try:
         # ST_Read_Meta crashes on what GDAL cannot open; ST_Read says so
-        connection.execute(f"DESCRIBE SELECT * FROM ST_Read({_literal(_gdal_path(file))})")
+        connection.execute(f"DESCRIBE SELECT * FROM ST_Read({_literal(_gdal_path(file))})")  # noqa: S608
         row = connection.execute(f"SELECT layers FROM ST_Read_Meta({_literal(_gdal_path(file))})").fetchone()  # noqa: S608
     except duckdb.Error as error:
         raise LabelFileError(f"{file} cannot be read: {error}") from error
