@@ -30,7 +30,6 @@ from utils.errors import AegirError
 from utils.geo import h3_cells
 from utils.label_check import DUPLICATE, LabelBatch, checked_batch, repeated
 from utils.label_geometry import KINDS, REPAIRS
-from utils.label_parsing import absent
 
 EXAMPLES = 3
 """Label ids shown per finding."""
@@ -212,7 +211,7 @@ def _tally(
         batch = checked_batch(rows, source.rules, area)
         report.read += len(rows)
         again = _met_before(batch, seen)
-        report.outside += int((batch.outside & ~again).sum())
+        report.outside += int(batch.outside.sum())
         _count_findings(batch, again, report)
         _count_labels(batch, rows, again, report)
     report.refused = sum(finding.count for finding in report.refusals.values())
@@ -233,9 +232,9 @@ def _count_findings(batch: LabelBatch, again: NDArray[np.bool_], report: SourceR
 
 
 def _met_before(batch: LabelBatch, seen: list[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """Usable labels whose id was met before, by 64-bit hash: eight bytes per label are kept."""
-    usable = np.flatnonzero(absent(batch.shapes.reasons))
-    ids = batch.ids.take(pa.array(usable))
+    """Kept labels whose id was met before, by 64-bit hash: eight bytes per label are kept."""
+    kept = np.flatnonzero(batch.kept)
+    ids = batch.labels["label_id"]
     hashes = np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids))
     again = repeated(ids)
     for earlier in seen:
@@ -246,7 +245,7 @@ def _met_before(batch: LabelBatch, seen: list[NDArray[np.int64]]) -> NDArray[np.
     while len(seen) > 1 and len(seen[-2]) <= 2 * len(seen[-1]):
         seen[-2:] = [np.sort(np.concatenate(seen[-2:]))]
     met = np.zeros(len(batch.ids), bool)
-    met[usable[again]] = True
+    met[kept[again]] = True
     return met
 
 
