@@ -50,6 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--root", type=Path, help="folder (default data/sample/<size>)")
     sample.set_defaults(command=_sample)
 
+    labels = commands.add_parser("labels", help="look at labels before a run")
+    check = labels.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "check", help="what would be read, repaired and refused; 0 fine, 2 unreadable, 3 labels would end in errors"
+    )
+    _settings_options(check)
+    check.add_argument("--limit", type=_positive, metavar="N", help="look at the first N rows of each source")
+    check.add_argument(
+        "--explain", action="store_true", help="show DuckDB's plan, with what is pushed down to the scan"
+    )
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    check.set_defaults(command=_labels_check)
+
     plan = commands.add_parser("plan", help="show what a run would do")
     run = commands.add_parser("run", help="make the missing training samples")
     for command, function in ((plan, _plan), (run, _run)):
@@ -104,6 +116,13 @@ def _change_options(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=_change)
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("N is a whole number from 1 on")
+    return number
+
+
 def _settings_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config", type=Path, default=Path(DEFAULT_CONFIG), help=f"settings (default {DEFAULT_CONFIG})"
@@ -114,10 +133,10 @@ def _settings_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _config(arguments: argparse.Namespace) -> Any:
+def _config(arguments: argparse.Namespace, *, labels_only: bool = False) -> Any:
     from dataflows import config  # noqa: PLC0415
 
-    return config.load(arguments.config, **_changes(arguments))
+    return config.load(arguments.config, labels_only=labels_only, **_changes(arguments))
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -138,6 +157,18 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     sample_with_progress(arguments.root or Path("data/sample") / arguments.size, arguments.size, arguments.seed)
     return 0
+
+
+def _labels_check(arguments: argparse.Namespace) -> int:
+    from dataflows.label_report import label_report  # noqa: PLC0415
+    from dataflows.label_terminal import print_label_report  # noqa: PLC0415
+
+    report = label_report(_config(arguments, labels_only=True), limit=arguments.limit, explain=arguments.explain)
+    if arguments.json:
+        print(json.dumps(report.values(), default=str))
+    else:
+        print_label_report(report)
+    return report.exit_code
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ _NOT_IN_ROWS = {
     "aoi", "installed", "keep_undated", "datasets", "manifest", "deduplication",
     "background_near_ratio", "background_far_ratio", "max_label_m",
 }  # fmt: skip
+_SEQUENCES = ("aoi_bbox_lonlat", "split_fractions", "msi_bands", "installed")
 _PATHS = ("truth", "manifest")
 
 
@@ -56,7 +57,7 @@ class BuildConfig:
     deduplication: Mapping[str, Any] = field(default_factory=dict)
     """Settings of ``utils.deduplication.DeduplicationRule``: when labels of several datasets are one object."""
     datasets: Mapping[str, Any] = field(default_factory=dict)
-    """Dataset name → its manifest: ``doi``, ``title``, ``licence``, ``citation``, ``url``, ``version``, ``retrieved``."""
+    """Dataset name → its manifest: ``doi``, ``title``, ``licence``, ``citation``, ``url``, ``version``, and so on."""
     manifest: str | None = None
     """JSON or YAML file of manifests, or ``table:NAME`` of the catalogue; what ``datasets`` says wins."""
     vhr_acquired: str = "latest"
@@ -247,23 +248,12 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     Raises:
         ConfigError: it is of another kind.
     """
-    if value is None and "None" in str(kind):
-        return None
-    if name == "installed":
-        return _installed(value)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name} is true or false, got {value!r}")
+    if (value is None and "None" in str(kind)) or (kind is bool and isinstance(value, bool)):
         return value
-    if name in ("aoi_bbox_lonlat", "split_fractions"):
-        wanted = 4 if name == "aoi_bbox_lonlat" else 3
-        if not isinstance(value, list | tuple) or len(value) != wanted:
-            raise ConfigError(f"{name} must be {wanted} numbers, got {value!r}")
-        return tuple(_number(name, part, float) for part in value)
-    if name == "msi_bands":
-        if not isinstance(value, list | tuple) or not all(isinstance(band, str) for band in value) or not value:
-            raise ConfigError(f"msi_bands must be a list of band names, got {value!r}")
-        return tuple(value)
+    if kind is bool:
+        raise ConfigError(f"{name} is true or false, got {value!r}")
+    if name in _SEQUENCES:
+        return _sequence(name, value)
     if kind in (int, float) or name == "snapshot":
         return _number(name, value, float if kind is float else int)
     if kind is str or str(kind) == "str | None":
@@ -273,6 +263,24 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name} must be a mapping of settings, got {value!r}")
     return dict(value)
+
+
+def _sequence(name: str, value: Any) -> tuple[Any, ...]:
+    """``value`` as the tuple the field ``name`` is.
+
+    Raises:
+        ConfigError: it is of another kind or length.
+    """
+    if name == "installed":
+        return _installed(value)
+    if name in ("aoi_bbox_lonlat", "split_fractions"):
+        wanted = 4 if name == "aoi_bbox_lonlat" else 3
+        if not isinstance(value, list | tuple) or len(value) != wanted:
+            raise ConfigError(f"{name} must be {wanted} numbers, got {value!r}")
+        return tuple(_number(name, part, float) for part in value)
+    if not isinstance(value, list | tuple) or not all(isinstance(band, str) for band in value) or not value:
+        raise ConfigError(f"msi_bands must be a list of band names, got {value!r}")
+    return tuple(value)
 
 
 def _installed(value: object) -> tuple[date | None, date | None]:
@@ -304,11 +312,12 @@ def _listed(labels: object) -> list[Mapping[str, Any]]:
     return list(labels)
 
 
-def load(path: str | Path, **changes: Any) -> BuildConfig:
+def load(path: str | Path, *, labels_only: bool = False, **changes: Any) -> BuildConfig:
     """Settings from a YAML file; its relative paths are relative to the file.
 
     Args:
         path: the file.
+        labels_only: whether the file may leave imagery out, because only labels are read.
         changes: settings that replace the file's; None takes one away.
 
     Raises:
@@ -320,12 +329,7 @@ def load(path: str | Path, **changes: Any) -> BuildConfig:
             f"no settings at {file}; make the sample region with `python -m dataflows sample`, "
             "or write a flow.yaml for your data (docs/build_flow.md)"
         )
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds no settings")
+    values = _parsed(file)
     flow = values.pop("flow", "build")
     if flow != "build":
         raise ConfigError(f"{file} holds settings of the flow {flow!r}, not of `build`")
@@ -336,9 +340,21 @@ def load(path: str | Path, **changes: Any) -> BuildConfig:
     for name in ("vhr", "msi"):
         if isinstance(values.get(name), dict) and "root" in values[name]:
             values[name] = {**values[name], "root": _beside(file, f"{name}.root", values[name]["root"])}
+    if labels_only:
+        values.setdefault("vhr", {"source": "local", "root": str(file.parent)})
     if "store" not in values and (store := os.environ.get("AEGIR_STORE")):
         values["store"] = store
     return from_mapping(values | changes)
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds no settings")
+    return values
 
 
 def _place_labels(file: Path, values: dict[str, Any]) -> None:

@@ -18,12 +18,12 @@ HIDDEN = "***"
 """What stands where a password stood."""
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
-_SECRET_KEYS = "password|sslpassword|passfile_password"
+_HIDDEN_KEYS = "password|sslpassword"
 _URL = re.compile(r"^postgres(?:ql)?://", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?P<before>^[a-z]+://[^:/?#@]*:)(?P<secret>.*)(?=@)", re.IGNORECASE)
-_QUERY_SECRET = re.compile(rf"(?P<before>[?&](?:{_SECRET_KEYS})=)(?P<secret>[^&#]*)", re.IGNORECASE)
+_QUERY_SECRET = re.compile(rf"(?P<before>[?&](?:{_HIDDEN_KEYS})=)(?P<secret>[^&#]*)", re.IGNORECASE)
 _CONNINFO_SECRET = re.compile(
-    rf"(?P<before>\b(?:{_SECRET_KEYS})\s*=\s*)(?P<secret>'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)+)", re.IGNORECASE
+    rf"(?P<before>\b(?:{_HIDDEN_KEYS})\s*=\s*)(?P<secret>'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)+)", re.IGNORECASE
 )
 _vault: dict[str, dict[str, str]] = {}
 
@@ -50,7 +50,7 @@ class CataloguePlace:
 
 def redacted(catalog: str | Path) -> str:
     """``catalog`` without passwords: the only form that goes into settings, tables, logs and messages."""
-    text = str(catalog)
+    text = _bare(str(catalog)) if is_server(catalog) else str(catalog)
     if not is_server(text):
         return text
     for pattern in _patterns(text):
@@ -60,7 +60,7 @@ def redacted(catalog: str | Path) -> str:
 
 def sealed(catalog: str | Path) -> str:
     """:func:`redacted`, and the passwords are remembered for :func:`secret_target` in this process."""
-    text, hidden = str(catalog), redacted(catalog)
+    text, hidden = _bare(str(catalog)) if is_server(catalog) else str(catalog), redacted(catalog)
     secrets = {
         found["before"]: found["secret"]
         for pattern in (_patterns(text) if is_server(text) else ())

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 from duckdb_extensions import import_extension
 
-from store.catalogue_place import HIDDEN, CatalogueKind, CataloguePlace, place_of, redacted, secret_target
+from store.catalogue_place import HIDDEN, CatalogueKind, CataloguePlace, place_of, secret_target
 from store.fingerprint import checksum, digest
 from utils.errors import (
     CatalogEmptyError,
@@ -88,7 +88,7 @@ def _refusal(connection: duckdb.DuckDBPyConnection, statement: str, secrets: lis
         text = str(error)
         for secret in secrets:
             text = text.replace(secret, HIDDEN)
-        return redacted(text)
+        return text
     return None
 
 

@@ -78,13 +78,14 @@ def file_relation(connection: duckdb.DuckDBPyConnection, mapping: LabelTable) ->
     if kind != "gdal":
         listed = ", ".join(_literal(str(file)) for file in files)
         options = "union_by_name = true" + (", all_varchar = true, header = true" if kind == "csv" else "")
+        options += ", delim = '\\t'" if ".tsv" in files[0].name.lower() else ""
         sql = f"read_{kind}([{listed}], {options})"
     else:
-        sql = " UNION ALL BY NAME ".join(f"SELECT * FROM {_st_read(connection, mapping, file)}" for file in files)
+        sql = " UNION ALL BY NAME ".join(f"SELECT * FROM {_st_read(connection, mapping, file)}" for file in files)  # noqa: S608
         sql = f"({sql})"
         _check_one_crs(connection, mapping, files)
     try:
-        described: list[tuple[Any, ...]] = connection.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
+        described: list[tuple[Any, ...]] = connection.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()  # noqa: S608
     except duckdb.Error as error:
         raise LabelFileError(f"{mapping.file} cannot be read: {error}") from error
     return Relation(
@@ -114,7 +115,9 @@ def _st_read(connection: duckdb.DuckDBPyConnection, mapping: LabelTable, file: P
 
 def _layers(connection: duckdb.DuckDBPyConnection, file: Path) -> list[dict[str, Any]]:
     try:
-        row = connection.execute(f"SELECT layers FROM ST_Read_Meta({_literal(_gdal_path(file))})").fetchone()
+        # ST_Read_Meta crashes on what GDAL cannot open; ST_Read says so
+        connection.execute(f"DESCRIBE SELECT * FROM ST_Read({_literal(_gdal_path(file))})")  # noqa: S608
+        row = connection.execute(f"SELECT layers FROM ST_Read_Meta({_literal(_gdal_path(file))})").fetchone()  # noqa: S608
     except duckdb.Error as error:
         raise LabelFileError(f"{file} cannot be read: {error}") from error
     if row is None:
@@ -125,7 +128,7 @@ def _layers(connection: duckdb.DuckDBPyConnection, file: Path) -> list[dict[str,
 def _check_one_crs(connection: duckdb.DuckDBPyConnection, mapping: LabelTable, files: list[Path]) -> None:
     found: dict[str, Path] = {}
     for file in files if len(files) > 1 else []:
-        rows = connection.execute(f"DESCRIBE SELECT * FROM {_st_read(connection, mapping, file)}").fetchall()
+        rows = connection.execute(f"DESCRIBE SELECT * FROM {_st_read(connection, mapping, file)}").fetchall()  # noqa: S608
         found |= {str(kind): file for _, kind, *_ in rows if str(kind).startswith("GEOMETRY")}
     if len(found) > 1:
         shown = "; ".join(f"{file}: {kind}" for kind, file in found.items())

@@ -199,7 +199,7 @@ def _with_preset(mapping: LabelTable, columns: Mapping[str, str]) -> LabelTable:
     if name is None:
         return mapping
     known = PRESETS[name]
-    filled = {
+    filled: dict[str, Any] = {
         key: column
         for key, column in known.items()
         if getattr(mapping, key) is None

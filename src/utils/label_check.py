@@ -20,6 +20,7 @@ from utils.label_geometry import (
     repair_lists,
     repaired_geometry,
 )
+from utils.label_parsing import absent
 
 LABELS = pa.schema(
     [
@@ -63,12 +64,12 @@ class LabelBatch:
     @property
     def kept(self) -> NDArray[np.bool_]:
         """Which raw labels are in :attr:`labels`, shape (n,)."""
-        live: NDArray[np.bool_] = np.equal(self.shapes.reasons, None) & ~self.outside
+        live: NDArray[np.bool_] = absent(self.shapes.reasons) & ~self.outside
         return live
 
     def failures(self, node: str = "label_check") -> list[Failure]:
         """One failure per refused label, in order."""
-        rows = np.flatnonzero(np.not_equal(self.shapes.reasons, None))
+        rows = np.flatnonzero(~absent(self.shapes.reasons))
         ids, datasets = self.ids.take(pa.array(rows)).to_pylist(), self.datasets.take(pa.array(rows)).to_pylist()
         return [
             label_failure(
@@ -125,8 +126,8 @@ def checked_batch(raw: pa.Table, rules: GeometryRules, area: shapely.Geometry | 
             shapes.repairs |= repair_bits(f"{column}_unreadable", named.astype(bool))
     dataset = pc.coalesce(raw["dataset"], raw["label_table"]).combine_chunks()
     ids = pc.binary_join_element_wise(dataset, raw["label_id"].combine_chunks(), "/")
-    shapes.reasons[np.asarray(ids.is_null()) & np.equal(shapes.reasons, None)] = NO_ID
-    live = np.equal(shapes.reasons, None)
+    shapes.reasons[np.asarray(ids.is_null()) & absent(shapes.reasons)] = NO_ID
+    live = absent(shapes.reasons)
     outside = np.zeros(len(raw), bool)
     if area is not None:
         outside[live] = ~shapely.intersects(area, shapes.geometry[live])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from utils.errors import CRSError
 from utils.geo import LONLAT, AnyCRS, Bounds, crs, transformer
-from utils.label_parsing import Parsed, parsed_geometry
+from utils.label_parsing import Parsed, absent, parsed_geometry
 from utils.polygon_repair import mended_polygons, without_slivers
 
 REPAIRS: dict[str, str] = {
@@ -105,30 +105,9 @@ def repaired_geometry(
     Raises:
         CRSError: ``rules.crs`` is unknown.
     """
-    raw = parsed_geometry(wkb, wkt)
-    state = RepairedGeometry(
-        geometry=raw.geometry,
-        kinds=np.zeros(len(raw.geometry), np.int8),
-        repairs=np.zeros(len(raw.geometry), np.uint32),
-        reasons=np.full(len(raw.geometry), None, object),
-    )
-    _mark(state, raw.closed, "closed_ring")
-    _refuse(state, raw.missing, "missing")
-    _refuse(state, raw.unparsable, "unparsable")
-    _flatten(state)
-    codes = _crs_codes(state, raw, rules)
-    if rules.axes == "yx":
-        _swap(state, _live(state))
-    _simplify_types(state)
-    _mend(state)
-    _classify(state)
-    for code in np.unique(codes[_live(state)]):
-        _place(state, _live(state) & (codes == code), rules.crs if code == 0 else int(code))
-    _check_expected(state, rules.expected_bbox_lonlat)
-    _drop_slivers(state, rules)
-    state.geometry[~_live(state)] = None
-    state.kinds[~_live(state)] = 0
-    return state
+    # bounds of empty and infinite geometry are NaN, and compared as such
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _repaired(parsed_geometry(wkb, wkt), rules)
 
 
 def repair_lists(repairs: NDArray[np.uint32]) -> pa.Array:
@@ -160,7 +139,7 @@ def on_globe(geometry: NDArray[np.object_]) -> NDArray[np.bool_]:
 
 
 def _live(state: RepairedGeometry) -> NDArray[np.bool_]:
-    return np.equal(state.reasons, None)
+    return absent(state.reasons)
 
 
 def _mark(state: RepairedGeometry, where: NDArray[np.bool_], code: str) -> None:
@@ -169,6 +148,33 @@ def _mark(state: RepairedGeometry, where: NDArray[np.bool_], code: str) -> None:
 
 def _refuse(state: RepairedGeometry, where: NDArray[np.bool_], reason: str) -> None:
     state.reasons[where & _live(state)] = reason
+
+
+def _repaired(raw: Parsed, rules: GeometryRules) -> RepairedGeometry:
+    crs(rules.crs)
+    state = RepairedGeometry(
+        geometry=raw.geometry,
+        kinds=np.zeros(len(raw.geometry), np.int8),
+        repairs=np.zeros(len(raw.geometry), np.uint32),
+        reasons=np.full(len(raw.geometry), None, object),
+    )
+    _mark(state, raw.closed, "closed_ring")
+    _refuse(state, raw.missing, "missing")
+    _refuse(state, raw.unparsable, "unparsable")
+    _flatten(state)
+    codes = _crs_codes(state, raw, rules)
+    if rules.axes == "yx":
+        _swap(state, _live(state))
+    _simplify_types(state)
+    _mend(state)
+    _classify(state)
+    for code in np.unique(codes[_live(state)]):
+        _place(state, _live(state) & (codes == code), rules.crs if code == 0 else int(code))
+    _check_expected(state, rules.expected_bbox_lonlat)
+    _drop_slivers(state, rules)
+    state.geometry[~_live(state)] = None
+    state.kinds[~_live(state)] = 0
+    return state
 
 
 def _flatten(state: RepairedGeometry) -> None:
@@ -207,9 +213,10 @@ def _crs_codes(state: RepairedGeometry, raw: Parsed, rules: GeometryRules) -> ND
     return codes
 
 
-def _fits(geometry: NDArray[np.object_], system: object) -> NDArray[np.bool_]:
+def _fits(geometry: NDArray[np.object_], system: AnyCRS) -> NDArray[np.bool_]:
     """Whether coordinates could belong to a CRS: degrees in a geographic one, anything else in a projected one."""
-    return on_globe(geometry) == bool(crs(system).is_geographic)  # type: ignore[arg-type]
+    degrees = on_globe(geometry)
+    return degrees if crs(system).is_geographic else ~degrees
 
 
 def _swap(state: RepairedGeometry, where: NDArray[np.bool_]) -> None:
@@ -239,10 +246,11 @@ def _simplify_types(state: RepairedGeometry) -> None:
 
 def _leaves(geometry: shapely.Geometry) -> NDArray[np.object_]:
     """Simple, non-empty parts of a collection of any depth."""
-    parts = np.array([geometry], object)
+    parts: NDArray[np.object_] = np.array([geometry], object)
     while np.isin(shapely.get_type_id(parts), (4, 5, 6, 7)).any():
         parts = shapely.get_parts(parts)
-    return parts[~shapely.is_empty(parts)]
+    full: NDArray[np.object_] = parts[~shapely.is_empty(parts)]
+    return full
 
 
 def _mend(state: RepairedGeometry) -> None:

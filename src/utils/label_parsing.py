@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import shapely
 from numpy.typing import NDArray
 
+_NONE = np.array(None, object)
 _EWKT = r"^\s*(?i:SRID\s*=\s*(?P<srid>[0-9]{1,6})\s*;)"
 
 
@@ -34,26 +35,32 @@ def parsed_geometry(wkb: pa.Array | pa.ChunkedArray, wkt: pa.Array | pa.ChunkedA
     """
     binary = _objects(wkb)
     text, srid = _plain_wkt(wkt)
-    has_binary, has_text = np.not_equal(binary, None), np.not_equal(text, None)
+    has_binary, has_text = ~absent(binary), ~absent(text)
     has_text &= ~has_binary
     geometry = np.full(len(binary), None, object)
     geometry[has_binary] = shapely.from_wkb(binary[has_binary], on_invalid="ignore")
     geometry[has_text] = shapely.from_wkt(text[has_text], on_invalid="ignore")
-    broken = (has_binary | has_text) & np.equal(geometry, None)
+    broken = (has_binary | has_text) & absent(geometry)
     for values, read, here in (
         (binary, shapely.from_wkb, broken & has_binary),
         (text, shapely.from_wkt, broken & has_text),
     ):
         if here.any():
             geometry[here] = read(values[here], on_invalid="fix")
-    named = np.where(np.equal(geometry, None), 0, shapely.get_srid(geometry))
+    named = np.where(absent(geometry), 0, shapely.get_srid(geometry))
     return Parsed(
         geometry=geometry,
         srid=np.where(has_binary, named, srid).astype(np.int64),
         missing=~(has_binary | has_text),
-        unparsable=(has_binary | has_text) & np.equal(geometry, None),
-        closed=broken & np.not_equal(geometry, None),
+        unparsable=(has_binary | has_text) & absent(geometry),
+        closed=broken & ~absent(geometry),
     )
+
+
+def absent(values: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Whether each value is None."""
+    found: NDArray[np.bool_] = np.equal(values, _NONE).astype(bool)
+    return found
 
 
 def _objects(values: pa.Array | pa.ChunkedArray) -> NDArray[np.object_]:

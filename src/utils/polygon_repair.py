@@ -28,14 +28,8 @@ def mended_polygons(polygons: NDArray[np.object_]) -> MendedPolygons:
     its lobes.
     """
     geometry = polygons.copy()
-    repeated = np.zeros(len(geometry), bool)
-    if len(geometry):
-        plain = shapely.remove_repeated_points(geometry)
-        repeated = shapely.get_num_coordinates(plain) < shapely.get_num_coordinates(geometry)
-        repeated &= ~shapely.is_empty(plain)
-        geometry[repeated] = plain[repeated]
     invalid = ~shapely.is_valid(geometry)
-    overlapping, changed = np.zeros(len(geometry), bool), np.zeros(len(geometry), bool)
+    overlapping, changed, repeated = (np.zeros(len(geometry), bool) for _ in range(3))
     rows = np.flatnonzero(invalid)
     if len(rows):
         broken = geometry[rows]
@@ -46,6 +40,12 @@ def mended_polygons(polygons: NDArray[np.object_]) -> MendedPolygons:
         before = shapely.area(broken)
         changed[rows] = np.abs(shapely.area(mended) - before) > AREA_CHANGE * np.maximum(before, 1e-30)
         geometry[rows] = mended
+    # GEOS raises on rings that are one point over and over; valid polygons have none
+    rows = np.flatnonzero(~invalid)
+    if len(rows):
+        plain = shapely.remove_repeated_points(geometry[rows])
+        repeated[rows] = shapely.get_num_coordinates(plain) < shapely.get_num_coordinates(geometry[rows])
+        geometry[rows] = plain
     flat = shapely.area(geometry) <= 0
     geometry[flat] = shapely.Polygon()
     return MendedPolygons(
@@ -60,7 +60,14 @@ def mended_polygons(polygons: NDArray[np.object_]) -> MendedPolygons:
 
 
 def _made_valid(broken: NDArray[np.object_]) -> NDArray[np.object_]:
-    made: NDArray[np.object_] = shapely.make_valid(broken, method="structure", keep_collapsed=False)
+    """Valid geometry; empty where GEOS gives up."""
+    try:
+        made: NDArray[np.object_] = shapely.make_valid(broken, method="structure", keep_collapsed=False)
+    except shapely.errors.GEOSException:
+        if len(broken) == 1:
+            return np.array([shapely.Polygon()], object)
+        half = len(broken) // 2
+        return np.concatenate([_made_valid(broken[:half]), _made_valid(broken[half:])])
     return made
 
 
@@ -96,7 +103,7 @@ def without_slivers(
     thin = (area < min_area_m2) | (2 * area < min_width_m * perimeter)
     dropped = np.bincount(index[thin], minlength=len(polygons)) > 0
     cleared = polygons.copy()
-    for row in np.flatnonzero(dropped):
+    for row in np.flatnonzero(dropped).tolist():
         left = _left(parts, index, thin, row)
         cleared[row] = (
             shapely.Polygon() if not len(left) else left[0] if len(left) == 1 else shapely.multipolygons(left)

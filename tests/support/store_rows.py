@@ -70,6 +70,7 @@ def _value(field: pa.Field, k: int, profile: ChipProfile, random: np.random.Gene
         pa.types.is_boolean: bool(k % 2),
         pa.types.is_date: date(2024, 2, 28) + timedelta(days=k),
         pa.types.is_timestamp: datetime(2026, 7, 1, 10, 30, tzinfo=UTC) + timedelta(days=k),
+        pa.types.is_date: date(2026, 7, 1) + timedelta(days=k),
         pa.types.is_map: [("train", k), ("test", k + 1)],
         pa.types.is_fixed_size_list: [0.3, 0.0, 500_000.0 + k, 0.0, -0.3, 5_200_000.0],
         pa.types.is_list: [f"{field.name}-{k}", "second"],
