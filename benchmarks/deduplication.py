@@ -29,7 +29,9 @@ def towns(count: int, seed: int = 0) -> tuple[NDArray[np.object_], NDArray[np.st
     """``count`` labels, EPSG:4326, and the dataset of each."""
     random = np.random.default_rng(seed)
     objects = count * 2 // 3
-    centres = np.column_stack([random.uniform(-180, 179, objects // TOWN + 1), random.uniform(-60, 70, objects // TOWN + 1)])
+    centres = np.column_stack(
+        [random.uniform(-180, 179, objects // TOWN + 1), random.uniform(-60, 70, objects // TOWN + 1)]
+    )
     at = centres[np.arange(objects) // TOWN] + random.normal(0, 0.01, (objects, 2))
     width = 10 ** random.uniform(-4, -2.5, objects)
     turn = (np.arange(6) + random.uniform(0, 0.8, (objects, 6))) * np.pi / 3
@@ -88,7 +90,8 @@ def main() -> None:
         cost = seconds / size * 1e6
         base = base or cost
         print(
-            f"{size:8d} {pairs:8d} {merged:8d} {seconds:8.2f} {cost:9.1f} {cost / base:6.2f} {before:11.0f} {peak:9.0f}",
+            f"{size:8d} {pairs:8d} {merged:8d} {seconds:8.2f} {cost:9.1f} {cost / base:6.2f}"
+            f" {before:11.0f} {peak:9.0f}",
             flush=True,
         )
 

@@ -20,14 +20,18 @@ def _st(uv: float) -> float:
 
 @numba.njit("int64(float64)", inline="always")
 def _index(place: float) -> int:
-    return min(max(int(math.floor(place * _SIDE)), 0), _SIDE - 1)
+    return min(max(math.floor(place * _SIDE), 0), _SIDE - 1)
 
 
 # No fastmath: fused or reordered operations would move points on cell edges. No cache: numba refuses to compile where
 # neither this folder nor the home can be written, and compiling takes about as long as importing numba.
 @numba.njit("void(float64[::1], float64[::1], int64[::1], uint64, uint64[::1])", nogil=True, error_model="numpy")
 def fill_cells(
-    lon: NDArray[np.float64], lat: NDArray[np.float64], table: NDArray[np.int64], marker: int, cells: NDArray[np.uint64]
+    lon: NDArray[np.float64],
+    lat: NDArray[np.float64],
+    table: NDArray[np.int64],
+    marker: np.uint64,
+    cells: NDArray[np.uint64],
 ) -> None:
     """Write the S2 cell of each position (degrees, checked) into ``cells``; it holds the interpreter lock nowhere.
 

@@ -124,7 +124,7 @@ def _in_blocks(geometry: Geometry, cells: Cells, outlines: _Outlines, finer: int
         bounds = shapely.bounds(shapes)
         near = shapely.dwithin(geometry, shapes, margins)
         for turn, crosses in ((360.0, bounds[:, 0] - margins <= -180), (-360.0, bounds[:, 2] + margins >= 180)):
-            turned = shapely.transform(shapes[crosses], lambda xy, turn=turn: xy + (turn, 0))
+            turned = shapely.transform(shapes[crosses], lambda xy, turn=turn: xy + np.array((turn, 0.0)))
             near[crosses] |= shapely.dwithin(geometry, turned, margins[crosses])
         # at a pole every longitude is the same place
         near |= (bounds[:, 3] >= _POLE) & (north >= _POLE) | (bounds[:, 1] <= -_POLE) & (south <= -_POLE)
@@ -193,7 +193,7 @@ def _require_lonlat(geometry: Geometry) -> None:
     if geometry is None or geometry.is_empty or not np.isfinite(shapely.get_coordinates(geometry)).all():
         raise GeometryError("the geometry to cover is missing, empty or not finite")
     west, south, east, north = geometry.bounds
-    if not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
+    if not (west >= -180 and east <= 180 and south >= -90 and north <= 90):
         raise GeometryError(
             f"the geometry spans {geometry.bounds}, which is no longitude and latitude; "
             "split it at the antimeridian, or check its CRS"

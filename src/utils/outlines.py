@@ -143,7 +143,7 @@ def _drawn(lonlat: _Floats) -> tuple[_Shapes, _Floats]:
     """
     lon, lat = lonlat[..., 0], lonlat[..., 1]
     step = (np.roll(lon, -1, axis=1) - lon + 180) % 360 - 180
-    at_pole = np.abs(lat) > 90 - ROUNDING_DEG
+    at_pole = np.asarray(np.abs(lat) > 90 - ROUNDING_DEG)
     miss = np.hypot(
         (np.roll(step, 1, axis=1) - step) / 2, lat - (np.roll(lat, 1, axis=1) + np.roll(lat, -1, axis=1)) / 2
     )

@@ -32,7 +32,7 @@ CHECKED = pa.schema(
 def label(label_id: str, geometry: shapely.Geometry, **more: Any) -> dict[str, Any]:
     kind = "point" if geometry.geom_type == "Point" else "polygon"
     defaults = {"installed_on": None, "area_m2": None, "capacity_mw": None, "repairs": []}
-    row = {"label_id": label_id, "dataset": label_id.split("/")[0], "label_table": "t", "kind": kind}
+    row = {"label_id": label_id, "dataset": label_id.split("/", maxsplit=1)[0], "label_table": "t", "kind": kind}
     return row | {"geometry": shapely.to_wkb(geometry)} | defaults | more
 
 
