@@ -139,7 +139,7 @@ def s2_cells(lon: ArrayLike, lat: ArrayLike, level: int) -> Cells:
     from utils._s2_kernel import fill_cells  # noqa: PLC0415 - it imports and compiles numba's code
 
     cells = np.empty(len(lons), np.uint64)
-    fill_cells(np.ascontiguousarray(lons), np.ascontiguousarray(lats), hilbert_table(), marker, cells)
+    fill_cells(np.ascontiguousarray(lons), np.ascontiguousarray(lats), hilbert_table().view(np.uint64), marker, cells)
     return cells
 
 
