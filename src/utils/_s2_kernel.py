@@ -22,7 +22,7 @@ def _st(uv: float) -> float:
 @numba.njit("uint64(float64)", inline="always")
 def _index(place: float) -> np.uint64:
     # 0 ≤ place ≤ 1, where truncation is the floor
-    return np.uint64(min(np.int64(place * _SIDE), _SIDE - 1))
+    return np.uint64(min(int(place * _SIDE), _SIDE - 1))
 
 
 # No fastmath: fused or reordered operations would move points on cell edges. No cache: numba refuses to compile where
