@@ -3,8 +3,8 @@
 A geometry is what its coordinates say in longitude and latitude: edges are straight in degrees, not geodesics, and
 nothing crosses the antimeridian unless it is split there (RFC 7946, 3.1.9). The edges of cells are geodesics. Coverings
 are conservative: a cell within the distance by which its drawn outline may differ from its true one counts as met, so a
-covering may hold a cell that comes within that distance (within 75° of the equator at most 5 cm at S2 level 13, 9 cm at H3 resolution 7), and never lacks
-one that shares a position with the geometry.
+covering may hold a cell that comes that near (within 75° of the equator at most 5 cm at S2 level 13 and 9 cm at H3
+resolution 7), and never lacks one that shares a position with the geometry.
 """
 
 import math
