@@ -100,7 +100,7 @@ def h3_covering(geometry: Geometry, *, resolution: int, max_cells: int = MAX_CEL
         if at > 0:
             cells = np.array(change_resolution(pa.array(cells), at), np.uint64)
         cells = cells[_h3_reaches(geometry, cells)]
-        _require_few(len(cells), 16 * max_cells, f"H3 resolution {at}")
+        _require_few(len(cells), 2 * max_cells + 1000, f"H3 resolution {at}")
     meets, _ = _in_blocks(geometry, cells, h3_outlines, None)
     _require_few(int(meets.sum()), max_cells, f"H3 resolution {resolution}")
     return np.sort(cells[meets])

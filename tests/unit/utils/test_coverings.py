@@ -175,7 +175,10 @@ def test_levels_that_contradict(levels: dict[str, int]) -> None:
 
 
 def test_too_many_cells_are_refused_before_memory_goes() -> None:
-    for cover in (lambda: s2_covering(WORLD, level=30), lambda: h3_covering(WORLD, resolution=15)):
+    for cover in (
+        lambda: s2_covering(WORLD, level=30, max_cells=2000),
+        lambda: h3_covering(WORLD, resolution=15, max_cells=2000),
+    ):
         with pytest.raises(GeometryError, match="take coarser cells"):
             cover()
     with pytest.raises(GeometryError, match="resolutions"):
