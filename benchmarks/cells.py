@@ -1,8 +1,8 @@
 """S2 and H3 cells of a million positions: loops over points against whole arrays, side by side in one run.
 
-Each way is timed in turn, round after round, so that a busy machine slows all of them alike. The ratio is the loop's time
-per position over the array's, per round. Loops run on the first ``--loop`` positions of the same data and are scaled to
-all of them; the arrays run on all. The kernel's compilation (once per process) is printed apart.
+Loop and array are timed in turn, round after round, so that a busy machine slows both alike. The ratio is the loop's
+time per position over the array's, per round. Loops run on the first ``--loop`` positions of the same data and are
+scaled to all of them; the arrays run on all. The kernel's compilation (once per process) is printed apart.
 
     python benchmarks/cells.py [--positions 1000000] [--loop 100000] [--rounds 7]
 """
@@ -61,7 +61,8 @@ def main() -> None:
         h3_loop.append(scale * seconds(lambda: [h3.latlng_to_cell(*pair, 9) for pair in few]))
         h3_array.append(seconds(lambda: cells.h3_cells(lon, lat, 9)))
     print(
-        f"{count} positions, {arguments.rounds} rounds; loops timed on {len(few)} and scaled        min   median      max"
+        f"{count} positions, {arguments.rounds} rounds; loops timed on {len(few)} and scaled"
+        "        min   median      max"
     )
     for name, loop, array in (
         ("S2: s2cell loop / numpy", s2_loop_numpy, numpy_rounds),

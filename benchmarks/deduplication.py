@@ -90,7 +90,8 @@ def main() -> None:
         cost = seconds / size * 1e6
         base = base or cost
         print(
-            f"{size:8d} {pairs:8d} {merged:8d} {seconds:8.2f} {cost:9.1f} {cost / base:6.2f} {before:11.0f} {peak:9.0f}",
+            f"{size:8d} {pairs:8d} {merged:8d} {seconds:8.2f} {cost:9.1f} {cost / base:6.2f}"
+            f" {before:11.0f} {peak:9.0f}",
             flush=True,
         )
 

@@ -47,8 +47,9 @@ def checked_lonlat(lon: ArrayLike, lat: ArrayLike) -> tuple[_Floats, _Floats]:
     lons, lats = np.atleast_1d(np.asarray(lon, np.float64)), np.atleast_1d(np.asarray(lat, np.float64))
     if lons.shape != lats.shape or lons.ndim != 1:
         raise GeometryError(f"lon has shape {lons.shape} and lat {lats.shape}; give two flat arrays of one length")
-    good = (np.abs(lons) <= 180) & (np.abs(lats) <= 90)
-    if not good.all():
+    # NaN is what minimum and maximum then are, and fails every comparison
+    if len(lons) and not (lons.min() >= -180 and lons.max() <= 180 and lats.min() >= -90 and lats.max() <= 90):
+        good = (np.abs(lons) <= 180) & (np.abs(lats) <= 90)
         first = int(np.flatnonzero(~good)[0])
         raise GeometryError(
             f"{int((~good).sum())} of {len(good)} positions are not lon/lat degrees, first at {first}: "
@@ -139,7 +140,7 @@ def s2_cells(lon: ArrayLike, lat: ArrayLike, level: int) -> Cells:
     from utils._s2_kernel import fill_cells  # noqa: PLC0415 - it imports and compiles numba's code
 
     cells = np.empty(len(lons), np.uint64)
-    fill_cells(np.ascontiguousarray(lons), np.ascontiguousarray(lats), hilbert_table(), marker, cells)
+    fill_cells(np.ascontiguousarray(lons), np.ascontiguousarray(lats), hilbert_table().view(np.uint64), marker, cells)
     return cells
 
 

@@ -160,22 +160,20 @@ def duplicate_pairs(geometry: _Shapes, dataset: ArrayLike, rule: DeduplicationRu
         shapes[joined] = [_joined(shape) for shape in shapes[joined]]
         bounds = shapely.bounds(shapes)
     parts = []
-    for first, second in candidate_pairs(bounds, rule.point_distance_m):
-        if not rule.within_dataset:
-            other = owner[first] != owner[second]
-            first, second = first[other], second[other]
+    for rows_a, rows_b in candidate_pairs(bounds, rule.point_distance_m):
+        compared = np.full(len(rows_a), rule.within_dataset) | (owner[rows_a] != owner[rows_b])
+        first, second = rows_a[compared], rows_b[compared]
         for start in range(0, len(first), _PAIRS_PER_BLOCK):
             block = slice(start, start + _PAIRS_PER_BLOCK)
             parts.append(_measured(shapes, first[block], second[block], rule))
-    first, second, overlap, distance = (
-        (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else (np.empty(0) for _ in range(4))
-    )
-    order = np.lexsort((second, first))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.empty(0)] * 4
+    order = np.lexsort((columns[1], columns[0]))
+    first, second, overlap, distance = (column[order] for column in columns)
     return Pairs(
-        first=first[order].astype(np.int64),
-        second=second[order].astype(np.int64),
-        overlap=overlap[order].astype(np.float32),
-        distance_m=distance[order].astype(np.float32),
+        first=first.astype(np.int64),
+        second=second.astype(np.int64),
+        overlap=overlap.astype(np.float32),
+        distance_m=distance.astype(np.float32),
     )
 
 

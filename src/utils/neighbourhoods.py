@@ -94,7 +94,8 @@ def _around(rows: Rows, finer: Rows, lon: Floats, lat: Floats, resolution: int) 
 def _ranges(starts: Rows, counts: Rows) -> Rows:
     """``start … start + count − 1`` of each, one after another."""
     before = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
+    rows: Rows = np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
+    return rows
 
 
 def _grown(bounds: Floats, distance_m: float) -> Floats:
@@ -102,7 +103,8 @@ def _grown(bounds: Floats, distance_m: float) -> Floats:
     narrow = np.cos(np.radians(np.minimum(np.abs(bounds[:, [1, 3]]).max(axis=1, initial=0) + 2 * up, 90)))
     across = np.minimum(up / np.maximum(narrow, 1e-12), 360.0)
     rise = np.full(len(bounds), up)
-    return bounds + np.column_stack([-across, -rise, across, rise])
+    grown: Floats = bounds + np.column_stack([-across, -rise, across, rise])
+    return grown
 
 
 def _meet(a: Floats, b: Floats) -> NDArray[np.bool_]:

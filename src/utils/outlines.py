@@ -143,7 +143,7 @@ def _drawn(lonlat: _Floats) -> tuple[_Shapes, _Floats]:
     """
     lon, lat = lonlat[..., 0], lonlat[..., 1]
     step = (np.roll(lon, -1, axis=1) - lon + 180) % 360 - 180
-    at_pole = np.abs(lat) > 90 - ROUNDING_DEG
+    at_pole = np.asarray(np.abs(lat) > 90 - ROUNDING_DEG)
     miss = np.hypot(
         (np.roll(step, 1, axis=1) - step) / 2, lat - (np.roll(lat, 1, axis=1) + np.roll(lat, -1, axis=1)) / 2
     )
@@ -152,7 +152,7 @@ def _drawn(lonlat: _Floats) -> tuple[_Shapes, _Floats]:
     exact[:, ::_STEPS] = True
     margins: _Floats = 2 * np.where(exact, 0, miss).max(axis=1, initial=0) + ROUNDING_DEG
     turns = np.rint(step.sum(axis=1) / 360)
-    polar = at_pole.any(axis=1)
+    polar: NDArray[np.bool_] = np.any(at_pole, axis=1)
     unwrapped = lon[:, :1] + np.cumsum(step, axis=1) - step
     plain = ~polar & (turns == 0)
     shapes = np.empty(len(lon), object)

@@ -28,14 +28,15 @@ LARGEST_M = 5000.0
 
 @pytest.fixture(scope="module")
 def india(real_data, tmp_path_factory):
-    """A lake of the farms and of a second data set: 300 of them drawn again up to 350 m farther east; a flow over it."""
+    """A lake of the farms and of a second data set: 300 drawn again up to 350 m farther east; a flow over it."""
     folder, root = real_data / "pv_labels_india_microsoft", tmp_path_factory.mktemp("india")
     connection = ducklake.connect(root / "lake.ducklake", data_path=root / "lake", create=True)
     farms = folder / "solar_farms_india_2021_merged_simplified.geojson"
     connection.execute("CREATE TABLE lake.farms AS SELECT fid, State, Area, geom FROM ST_Read(?)", [str(farms)])
     connection.execute(
-        "CREATE TABLE lake.registry AS SELECT 'r' || fid AS id, "
-        "ST_AsText(ST_Affine(geom, 1, 0, 0, 1, 0.0004 * (fid % 9), 0)) AS wkt, 2015 + fid % 7 AS year FROM lake.farms WHERE ST_IsValid(geom) ORDER BY fid LIMIT ?",
+        "CREATE TABLE lake.registry AS SELECT 'r' || fid AS id, 2015 + fid % 7 AS year, "
+        "ST_AsText(ST_Affine(geom, 1, 0, 0, 1, 0.0004 * (fid % 9), 0)) AS wkt "
+        "FROM lake.farms WHERE ST_IsValid(geom) ORDER BY fid LIMIT ?",
         [COPIES],
     )
     connection.close()

@@ -1,9 +1,13 @@
 """Cells against Google's C++ library (s2geometry) and against h3."""
 
 import math
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import h3
 import numpy as np
+import pyarrow as pa
 import pytest
 import s2geometry as s2
 import shapely
@@ -12,6 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from shapely.geometry import Point
 
+from utils import cells as cells_module
+from utils.cells import compile_kernel
 from utils.errors import GeometryError
 from utils.geo import h3_cells, s2_cell_polygon, s2_cells, s2_levels, s2_parents
 
@@ -38,13 +44,87 @@ def world() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return random.uniform(-180, 180, 100_000), np.degrees(np.arcsin(random.uniform(-1, 1, 100_000)))
 
 
-def test_100k_leaves_equal_the_cpp_library(world: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
+@pytest.fixture(params=["numpy", "kernel"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to the same cells."""
+    if request.param == "kernel":
+        cells_module.compile_kernel()
+    monkeypatch.setattr(cells_module, "_compiled", lambda count: request.param == "kernel")
+    return str(request.param)
+
+
+def adversarial() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Poles, ±180, face edges, cube corners, equator, signed zeros, denormals, and two float64 steps beside each."""
+    corner = math.degrees(math.atan(1 / math.sqrt(2)))
+    tiny = [0.0, -0.0, 5e-324, -5e-324, 2.2e-308, -2.2e-308, 1e-16, -1e-16]
+    lon = np.array([*np.arange(-180, 181, 45.0), *tiny])
+    lat = np.array([-90.0, -45, -corner, corner, 45, 90, 35.0, *tiny])
+    for _ in range(2):
+        lon = np.unique(np.concatenate([lon, np.nextafter(lon, 200), np.nextafter(lon, -200)]))
+        lat = np.unique(np.concatenate([lat, np.nextafter(lat, 200), np.nextafter(lat, -200)]))
+    lons, lats = np.meshgrid(np.clip(lon, -180, 180), np.clip(lat, -90, 90))
+    return lons.ravel(), lats.ravel()
+
+
+def test_adversarial_positions(way: str) -> None:
+    lon, lat = adversarial()
+    different = int((s2_cells(lon, lat, 30) != cpp_leaves(lon, lat)).sum())
+    print(f"{way}: {len(lon)} compared, {different} different")
+    assert len(lon) > 2000
+    assert different == 0
+
+
+def test_h3_of_100k_and_adversarial_positions(world: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
+    hard = adversarial()
+    lon, lat = (np.concatenate([easy, hard]) for easy, hard in zip(world, hard, strict=True))
+    for resolution in (0, 9, 15):
+        expected = [
+            h3.str_to_int(h3.latlng_to_cell(*pair, resolution)) for pair in zip(lat.tolist(), lon.tolist(), strict=True)
+        ]
+        assert np.array_equal(h3_cells(lon, lat, resolution), np.array(expected, np.uint64))
+
+
+def test_threads_get_the_same_cells(world: tuple[NDArray[np.float64], NDArray[np.float64]], way: str) -> None:
+    lon, lat = world
+    expected = s2_cells(lon, lat, 21), h3_cells(lon, lat, 7)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: (s2_cells(lon, lat, 21), h3_cells(lon, lat, 7)), range(8)):
+            assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_strided_integer_and_float32_positions(way: str) -> None:
+    lon, lat = np.arange(-180, 180, 3), np.linspace(-90, 90, 120, dtype=np.float32)
+    expected = cpp_leaves(lon.astype(float), lat.astype(float))
+    assert np.array_equal(s2_cells(lon, lat, 30), expected)
+    assert np.array_equal(s2_cells(np.asfortranarray(np.c_[lon, lat])[:, 0], lat[::-1][::-1], 30), expected)
+    both = np.column_stack([lon, lat]).astype(float)
+    assert np.array_equal(s2_cells(both[:, 0], both[:, 1], 30), expected)
+
+
+def test_the_kernel_is_compiled_only_by_processes_that_map_many_positions() -> None:
+    program = (
+        "import sys, numpy as np; from utils import geo\n"
+        "assert not {'numba', 'h3', 'h3ronpy'} & set(sys.modules), 'imported at start-up'\n"
+        "lon = np.linspace(-180, 180, 600_000); a = geo.s2_cells(lon, lon / 2, 30)\n"
+        "assert 'numba' not in sys.modules; geo.s2_cells(lon, lon / 2, 30); assert 'numba' not in sys.modules\n"
+        "b = geo.s2_cells(lon, lon / 2, 30); assert 'numba' in sys.modules; assert (a == b).all()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("ids", [[1.0], [-1], [[1]], ["89c25"]])
+def test_ids_that_are_no_unsigned_integers_are_refused(ids: ArrayLike) -> None:
+    with pytest.raises(GeometryError, match="unsigned 64-bit"):
+        s2_parents(ids, 0)
+
+
+def test_100k_leaves_equal_the_cpp_library(way: str, world: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
     cells = s2_cells(*world, 30)
     assert cells.dtype == np.uint64
     assert np.array_equal(cells, cpp_leaves(*world))
 
 
-def test_poles_antimeridian_face_edges_and_cube_corners() -> None:
+def test_poles_antimeridian_face_edges_and_cube_corners(way: str) -> None:
     corner = math.degrees(math.atan(1 / math.sqrt(2)))
     lon = np.concatenate([np.arange(-180.0, 180.1, 7.5), [-1e-13, 1e-13, 44.99999999999999, 45.00000000000001]])
     lon = np.concatenate([lon, np.nextafter(lon, 0)])
@@ -54,7 +134,9 @@ def test_poles_antimeridian_face_edges_and_cube_corners() -> None:
     assert np.array_equal(s2_cells(lons, lats, 30), cpp_leaves(lons, lats))
 
 
-def test_points_on_cell_corners_fall_on_the_same_side(world: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
+def test_points_on_cell_corners_fall_on_the_same_side(
+    way: str, world: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> None:
     """Cell corners hit whole numbers of the grid, where the last bit of a sine decides."""
     random = np.random.default_rng(1)
     corners = []
@@ -163,3 +245,18 @@ def test_h3_cells_equal_h3(positions: list[tuple[float, float]], resolution: int
 def test_h3_resolutions_that_do_not_exist(resolution: int) -> None:
     with pytest.raises(GeometryError, match="resolutions 0 to 15"):
         h3_cells([0.0], [0.0], resolution)
+
+
+def test_columns_of_arrow_tables_and_odd_layouts_are_taken():
+    """Arrow's numpy views are read-only; the compiled kernel must take them, and strided or swapped ones too."""
+    compile_kernel()
+    lon, lat = np.linspace(-180, 180, 5000), np.linspace(-90, 90, 5000)
+    expected = s2_cells(lon, lat, 30)
+    table = pa.table({"lon": lon, "lat": lat})
+    assert not table["lon"].to_numpy().flags.writeable
+    assert np.array_equal(s2_cells(table["lon"].to_numpy(), table["lat"].to_numpy(), 30), expected)
+    assert np.array_equal(s2_cells(np.repeat(lon, 2)[::2], np.repeat(lat, 2)[::2], 30), expected)
+    assert np.array_equal(s2_cells(lon.astype(">f8"), lat.astype(">f8"), 30), expected)
+    cells = pa.array(expected).to_numpy()
+    assert np.array_equal(s2_parents(cells, 13), s2_parents(expected, 13))
+    assert np.array_equal(h3_cells(table["lon"].to_numpy(), table["lat"].to_numpy(), 9), h3_cells(lon, lat, 9))

@@ -63,7 +63,7 @@ def test_boxes_are_covered_as_google_does(west: float, south: float, wide: float
     assert theirs <= ours
     # what is more comes within the stated margin of the box
     shapes, margins = s2_outlines(np.array(sorted(ours - theirs), np.uint64))
-    turns = [shapely.transform(shapes, lambda xy, turn=turn: xy + (turn, 0)) for turn in (-360, 0, 360)]
+    turns = [shapely.transform(shapes, lambda xy, turn=turn: xy + np.array((turn, 0.0))) for turn in (-360, 0, 360)]
     assert (np.min([shapely.distance(area, turned) for turned in turns], axis=0) <= margins).all()
 
 
@@ -97,7 +97,7 @@ def test_every_cell_of_the_earth_that_meets_an_area_and_no_other(area: Geometry)
         (hexagons, h3_outlines, h3_covering(area, resolution=2)),
     ):
         shapes, margins = outlines(cells)
-        turns = [shapely.transform(shapes, lambda xy, turn=turn: xy + (turn, 0)) for turn in (-360, 0, 360)]
+        turns = [shapely.transform(shapes, lambda xy, turn=turn: xy + np.array((turn, 0.0))) for turn in (-360, 0, 360)]
         apart = np.min([shapely.distance(area, turned) for turned in turns], axis=0)
         chosen = np.isin(cells, covering)
         assert chosen[apart == 0].all()
@@ -175,7 +175,10 @@ def test_levels_that_contradict(levels: dict[str, int]) -> None:
 
 
 def test_too_many_cells_are_refused_before_memory_goes() -> None:
-    for cover in (lambda: s2_covering(WORLD, level=30), lambda: h3_covering(WORLD, resolution=15)):
+    for cover in (
+        lambda: s2_covering(WORLD, level=30, max_cells=2000),
+        lambda: h3_covering(WORLD, resolution=15, max_cells=2000),
+    ):
         with pytest.raises(GeometryError, match="take coarser cells"):
             cover()
     with pytest.raises(GeometryError, match="resolutions"):

@@ -1,6 +1,8 @@
 """Duplicates against an all-pairs oracle (STRtree, pyproj) and the merge rule against a plain loop."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,3 +262,32 @@ def test_nothing_and_one() -> None:
 def test_rules_that_cannot_be_followed(settings_: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         DeduplicationRule(**settings_)
+
+
+@pytest.mark.slow
+def test_100k_labels() -> None:
+    shapes, dataset = clustered(100_000, 3)
+    rule = DeduplicationRule(min_overlap=0.5)
+    expected, got = oracle(shapes, dataset, rule), found(shapes, dataset, rule)
+    print(f"{len(expected)} pairs compared, {len(set(expected) ^ set(got))} different")
+    assert set(expected) == set(got)
+
+
+def test_real_outlines_find_their_jittered_copies(real_data: Path) -> None:
+    file = real_data / "pv_labels_india_microsoft" / "solar_farms_india_2021_merged_simplified.geojson"
+    features = json.loads(file.read_text())["features"]
+    first = shapely.make_valid(np.array([shapely.from_geojson(json.dumps(f["geometry"])) for f in features], object))
+    size = shapely.bounds(first)[:, 2:] - shapely.bounds(first)[:, :2]
+    shift = np.random.default_rng(0).normal(0, 0.02, size.shape) * size
+    second = [shapely.transform(shape, lambda xy, by=by: xy + by) for shape, by in zip(first, shift, strict=True)]
+    shapes = np.concatenate([first, np.array(second, object)])
+    dataset = np.repeat([0, 1], len(first))
+    rule = DeduplicationRule(priority=("0",))
+    expected, got = oracle(shapes, dataset, rule), found(shapes, dataset, rule)
+    assert set(expected) == set(got)
+    copies = {(row, row + len(first)) for row in range(len(first))}
+    assert len(copies & set(got)) > 0.9 * len(first)
+    order = label_order(dataset, ["polygon"] * len(shapes), np.arange(len(shapes)).astype(str), rule)
+    gone = merges(duplicate_pairs(shapes, dataset, rule), order)
+    print(f"{len(first)} real outlines, {len(gone.merged)} of their copies merged")
+    assert (gone.kept < len(first)).all()
