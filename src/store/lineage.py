@@ -24,7 +24,7 @@ OURS = ("utils", "store", "training", "dataflows")
 _NO_ALGORITHM = {"store.schemas", "store.lance_io", "store.lineage", "utils.errors", *OURS}
 _PACKAGES = (
     "apache-hamilton", "duckdb", "h3", "lancedb", "numpy", "opencv-python-headless", "pyarrow", "pylance", "pyproj",
-    "rasterio", "s2cell", "shapely",
+    "rasterio", "numba", "h3ronpy", "shapely",
 )  # fmt: skip
 
 
