@@ -332,9 +332,9 @@ def _cells_of(chips: pa.Table, level: int) -> NDArray[np.uint64]:
     return s2_parents(s2_cells(chips["lon"].to_numpy(), chips["lat"].to_numpy(), 30), level)
 
 
-def _least_usable(splits: list[str], rule: SplitRule) -> float:
+def _least_usable(splits: NDArray[np.str_], rule: SplitRule) -> float:
     """Chips of the split that falls shortest, as a share of what it is due."""
-    return min(splits.count(name) / (share * len(splits)) for name, share in rule.shares.items() if share)
+    return min(int((splits == name).sum()) / (share * len(splits)) for name, share in rule.shares.items() if share)
 
 
 def _ground_of(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> dict[int, Surroundings]:
@@ -350,7 +350,7 @@ def _ground_of(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> dict[i
 
 def _splits(
     chips: pa.Table, rule: SplitRule, profile: ChipProfile, ground: dict[int, Surroundings] | None = None
-) -> list[str]:
+) -> NDArray[np.str_]:
     splits = np.empty(len(chips), "<U5")
     epsgs = chips["epsg"].to_numpy()
     zones = _ground_of(chips, rule, profile) if ground is None else ground
@@ -364,4 +364,4 @@ def _splits(
             here = epsgs == epsg
             centres[here] = lattice_of(epsg, profile).centres(ix[here], iy[here])
         splits = guarded_across_zones(centres, epsgs, splits, size_m=size_m, guard_m=rule.guard_m)
-    return [str(split) for split in splits]
+    return splits

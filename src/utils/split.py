@@ -27,6 +27,7 @@ GUARD = "guard"
 Names = NDArray[np.str_]
 _TOLERANCE_M = 1e-6
 _POSITIONS_PER_BLOCK = 1 << 20
+_DRAWS = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def balanced_salts(
     tries: int = 4096,
     count: int = 1,
 ) -> list[int]:
-    """Up to ``count`` of the first ``tries`` salts, those whose splits' shares of the weight are nearest ``fractions``.
+    """Up to ``count`` of the first ``tries`` salts (fewer are looked at from 65,536 cells on), those whose splits' shares of the weight are nearest ``fractions``.
 
     Every split with a share above 0 gets at least one cell and some weight. Nearest is the smallest largest
     deviation; ties go to the lower salt, so the same input always gives the same salts.
@@ -115,6 +116,8 @@ def balanced_salts(
             f"{len(ids)} split cells with labels cannot make {needed} splits without an empty one; "
             "use a finer split level, a larger area, or set a fraction to 0"
         )
+    # with so many cells every salt is balanced, and a few are as good as all
+    tries = min(tries, max(count, _DRAWS // len(ids)))
     deviation = np.empty(tries)
     block = max(1, (1 << 22) // len(ids))
     for start in range(0, tries, block):
