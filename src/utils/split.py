@@ -93,9 +93,9 @@ def balanced_salts(
     tries: int = 4096,
     count: int = 1,
 ) -> list[int]:
-    """Up to ``count`` of the first ``tries`` salts (fewer are looked at from 65,536 cells on), those whose splits' shares of the weight are nearest ``fractions``.
+    """Up to ``count`` of the first ``tries`` salts, those whose splits' shares of the weight are nearest ``fractions``.
 
-    Every split with a share above 0 gets at least one cell and some weight. Nearest is the smallest largest
+    Fewer salts are looked at beyond 65,536 cells. Every split with a share above 0 gets at least one cell and some weight. Nearest is the smallest largest
     deviation; ties go to the lower salt, so the same input always gives the same salts.
 
     Args:
