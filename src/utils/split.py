@@ -96,8 +96,8 @@ def balanced_salts(
     """Up to ``count`` of the first ``tries`` salts, those whose splits' shares of the weight are nearest ``fractions``.
 
     Fewer salts are looked at beyond 65,536 cells. Every split with a share above 0 gets at least one cell and some
-    weight. Nearest is the smallest largest deviation; ties go to the lower salt, so the same input always gives the same
-    salts.
+    weight. Nearest is the smallest largest deviation; ties go to the lower salt, so that the same input always gives
+    the same salts.
 
     Args:
         cells: split cells (S2, at the split level), repeats allowed, shape (n,).
