@@ -128,13 +128,17 @@ def built(folder, tmp_path_factory):
     return labels, settings, drivers.run("build", settings)
 
 
-def test_every_label_is_a_prompt_or_an_error(built):
+def test_every_label_is_a_prompt_merged_into_one_or_an_error(built):
     labels, settings, summary = built
     assert len([label for label in labels if label.truth is not None]) == 30
-    asked = {number_of(i) for i in lance_io.scan(settings["store"], "prompts", ["label_id"])["label_id"].to_pylist()}
+    prompts = lance_io.scan(settings["store"], "prompts", ["label_id", "merged"]).to_pylist()
+    asked = {number_of(row["label_id"]) for row in prompts}
+    merged = {number_of(name) for row in prompts for name, _ in row["merged"]}
+    assert {labels[number].kind for number in merged} == {"point"}
     failed = lance_io.scan(settings["store"], "errors", ["input_ids", "error_type"]).to_pylist()
     refused = {number_of(label) for row in failed for label in row["input_ids"] if "/" in label}
-    assert asked | refused == set(range(len(labels)))
+    assert asked | refused | merged == set(range(len(labels)))
+    assert not asked & merged
     assert {row["error_type"] for row in failed} <= {"NoImageryError", "NodataError"}
     assert sum(summary.masks.values()) == len(lance_io.scan(settings["store"], "prompts", ["uuid"]))
     dataset = lance_io.open_table(settings["store"], "training_data")
