@@ -13,9 +13,10 @@ from dataflows.build_plan import BuildPlan, plan
 from dataflows.change_config import change_inputs
 from dataflows.config import BuildConfig, from_mapping
 from dataflows.context_config import ContextConfig
-from dataflows.context_loop import ContextSummary, run_context
+from dataflows.context_loop import run_context
 from dataflows.drawing import enable_notebook_display
-from dataflows.partition_loop import RunSummary, run_build
+from dataflows.partition_loop import run_build
+from dataflows.run_summary import ContextSummary, RunSummary
 from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
 

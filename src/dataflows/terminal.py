@@ -15,8 +15,7 @@ from dataflows import drivers
 from dataflows.build_plan import BuildPlan
 from dataflows.config import BuildConfig
 from dataflows.context_config import ContextConfig
-from dataflows.context_loop import ContextSummary
-from dataflows.partition_loop import RunSummary
+from dataflows.run_summary import ContextSummary, RunSummary
 from store.lance_io import DEFAULT_STORE
 
 

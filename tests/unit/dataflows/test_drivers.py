@@ -5,7 +5,7 @@ import pytest
 
 from dataflows import drivers
 from dataflows.config import from_mapping
-from dataflows.partition_loop import RunSummary
+from dataflows.run_summary import RunSummary
 from support.node_inputs import BANDS
 from support.scene_pairs import write_scene
 from utils.errors import AegirError, ConfigError, UnknownNameError

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from dataflows import terminal
-from dataflows.partition_loop import RunSummary
+from dataflows.run_summary import RunSummary
 from store.lance_io import DEFAULT_STORE
 
 
