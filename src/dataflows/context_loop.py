@@ -10,9 +10,9 @@ from typing import Any
 import duckdb
 from hamilton.driver import Driver
 
+from dataflows._context_rows import ContextProvenance
 from dataflows.context_config import ContextConfig
 from dataflows.context_plan import ContextPlan, ContextUnit, plan
-from dataflows.ingest_context import ContextProvenance
 from dataflows.run_summary import ContextSummary
 from store import lance_io
 from store.context_buffer import ContextBuffer
