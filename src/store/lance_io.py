@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.schemas import primary_key, profile_of, schema_for
+from store.sql import literals
 from utils.errors import SchemaError, StoreError, StoreNotWritableError, TableNotFoundError
 from utils.types import ChipProfile
 
@@ -237,7 +238,7 @@ def _by_key(
     done = 0
     key = primary_key(schema_for(name))
     for start in range(0, len(keys), _KEYS_PER_STATEMENT):
-        listed = ", ".join("'" + text.replace("'", "''") + "'" for text in keys[start : start + _KEYS_PER_STATEMENT])
+        listed = literals(keys[start : start + _KEYS_PER_STATEMENT])
         dataset, where = open_table(uri, name), f"{key} IN ({listed})"
         found = dataset.count_rows(where)
         if found:
