@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.all_pairs import all_pairs, differences
-from utils.cells import s2_cell_polygon, s2_cells
 from utils.context import context_by_cell
 from utils.context_cells import join_level
 from utils.context_places import usable_geometries
 from utils.context_rule import ContextRule
 from utils.errors import ConfigError, CRSError, GeometryError
+from utils.geo import s2_cell_polygon, s2_cells
 
 CLASSES = ["forest", "crops", "urban", "water"]
 
