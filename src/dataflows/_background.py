@@ -14,6 +14,7 @@ from dataflows._coverage import SceneCoverage
 from dataflows._placement import LabelledGround
 from dataflows._positions import footprints_lonlat
 from utils.geo import reproject, reproject_points, s2_cell_polygon, s2_cells, s2_parents
+from utils.ragged import ragged
 from utils.split import mixed
 from utils.types import ChipProfile
 
@@ -90,8 +91,8 @@ def _drawn(
         take = np.minimum(missing, start[1:] - asked)
         if not take.any():
             return served
-        which = np.repeat(np.arange(len(wanted)), take)
-        rows = np.arange(len(which)) - np.repeat(np.cumsum(take) - take, take) + asked[which]
+        which, nth = ragged(take)
+        rows = asked[which] + nth
         asked += take
         positions: list[Position] = [(epsg, int(x), int(y)) for x, y in zip(ix[rows], iy[rows], strict=True)]
         covered, refused = coverage.of(positions)
@@ -113,8 +114,7 @@ def _free(
     (first_x, first_y), (last_x, last_y) = (lattice.index_of(bounds[:, i], bounds[:, i + 1]) for i in (0, 2))
     columns = last_x - first_x + 1
     counts = columns * (last_y - first_y + 1)
-    cell = np.repeat(np.arange(len(cells)), counts)
-    step = np.arange(len(cell)) - np.repeat(np.cumsum(counts) - counts, counts)
+    cell, step = ragged(counts)
     ix, iy = first_x[cell] + step % columns[cell], first_y[cell] + step // columns[cell]
     lonlat = reproject_points(lattice.centres(ix, iy), epsg, 4326)
     inside = s2_parents(s2_cells(lonlat[:, 0], lonlat[:, 1], 30), rule.level) == cells[cell]

@@ -15,6 +15,7 @@ from utils.failures import Failure
 from utils.geo import reproject, utm_epsgs
 from utils.lattice import ChipLattice
 from utils.prompts import prompt_geometries
+from utils.ragged import ragged
 from utils.types import ChipProfile
 
 LABEL_CHIPS = pa.schema(
@@ -84,10 +85,8 @@ class LabelledGround:
         """Pairs of (position given, row of :attr:`chips`) for every label on every position given."""
         wanted = _packed(epsg, ix, iy)
         first, last = (np.searchsorted(self._keys, wanted, side) for side in ("left", "right"))
-        counts = last - first
-        asked = np.repeat(np.arange(len(wanted)), counts)
-        rows = np.arange(len(asked)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-        return asked, rows
+        asked, nth = ragged(last - first)
+        return asked, first[asked] + nth
 
     @property
     def positions(self) -> list[Position]:
@@ -257,8 +256,8 @@ def _on_lattice(
         np.cumsum(counts), np.arange(1, counts.sum() // _CANDIDATES_PER_BLOCK + 2) * _CANDIDATES_PER_BLOCK
     )
     for part in np.split(np.arange(len(areas)), np.unique(ends[ends < len(areas)])):
-        which = np.repeat(part, counts[part])
-        step = np.arange(len(which)) - np.repeat(np.cumsum(counts[part]) - counts[part], counts[part])
+        row, step = ragged(counts[part])
+        which = part[row]
         ix, iy = first_x[which] + step % columns[which], first_y[which] + step // columns[which]
         yield _areas_on_lattice(
             lattice, shapes, prompts, areas[which], ix, iy, alone=counts[which] == 1, least=min_overlap

@@ -1,16 +1,13 @@
 """Settings of the build flow: read from YAML, checked before any driver is built."""
 
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dataflows._settings import section
+from dataflows._settings import field_value, listed, section
+from dataflows._settings_file import beside, file_values
 from store.area_of_interest import is_wkt
 from store.catalogue_place import is_server, sealed
 from store.dataset_manifests import stated_manifests
@@ -26,7 +23,6 @@ _NOT_IN_ROWS = {
     "aoi", "installed", "keep_undated", "datasets", "manifest", "deduplication",
     "background_near_ratio", "background_far_ratio", "max_label_m",
 }  # fmt: skip
-_SEQUENCES = ("aoi_bbox_lonlat", "split_fractions", "msi_bands", "installed")
 _PATHS = ("truth", "manifest")
 
 
@@ -229,7 +225,7 @@ def from_mapping(values: Mapping[str, Any]) -> BuildConfig:
     if unknown or missing:
         raise ConfigError(f"settings: unknown {unknown}, missing {missing}; known: {', '.join(sorted(known))}")
     given = dict(values)
-    given["labels"] = tuple(LabelTable.from_mapping(entry) for entry in _listed(given["labels"]))
+    given["labels"] = tuple(LabelTable.from_mapping(entry) for entry in listed(given["labels"]))
     for name in ("vhr", "msi"):
         section = given.get(name)
         if (section is not None or name == "vhr") and (
@@ -238,78 +234,8 @@ def from_mapping(values: Mapping[str, Any]) -> BuildConfig:
             raise ConfigError(f"{name} needs a `source`, such as {{source: local, root: folder}}; got {section!r}")
     for name, f in known.items():
         if name in given and name not in ("labels", "vhr", "msi"):
-            given[name] = _checked(name, given[name], f.type)
+            given[name] = field_value(name, given[name], f.type)
     return BuildConfig(**given)
-
-
-def _checked(name: str, value: Any, kind: Any) -> Any:
-    """``value`` as the field's type.
-
-    Raises:
-        ConfigError: it is of another kind.
-    """
-    if (value is None and "None" in str(kind)) or (kind is bool and isinstance(value, bool)):
-        return value
-    if kind is bool:
-        raise ConfigError(f"{name} is true or false, got {value!r}")
-    if name in _SEQUENCES:
-        return _sequence(name, value)
-    if kind in (int, float) or name == "snapshot":
-        return _number(name, value, float if kind is float else int)
-    if kind is str or str(kind) == "str | None":
-        if value is None or isinstance(value, Mapping | list | tuple | bool):
-            raise ConfigError(f"{name} must be text, got {value!r}")
-        return str(value)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} must be a mapping of settings, got {value!r}")
-    return dict(value)
-
-
-def _sequence(name: str, value: Any) -> tuple[Any, ...]:
-    """``value`` as the tuple the field ``name`` is.
-
-    Raises:
-        ConfigError: it is of another kind or length.
-    """
-    if name == "installed":
-        return _installed(value)
-    if name in ("aoi_bbox_lonlat", "split_fractions"):
-        wanted = 4 if name == "aoi_bbox_lonlat" else 3
-        if not isinstance(value, list | tuple) or len(value) != wanted:
-            raise ConfigError(f"{name} must be {wanted} numbers, got {value!r}")
-        return tuple(_number(name, part, float) for part in value)
-    if not isinstance(value, list | tuple) or not all(isinstance(band, str) for band in value) or not value:
-        raise ConfigError(f"msi_bands must be a list of band names, got {value!r}")
-    return tuple(value)
-
-
-def _installed(value: object) -> tuple[date | None, date | None]:
-    """First and last day from ISO text, days or null."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ConfigError(f"installed is a first and a last day, such as [2018-01-01, null]; got {value!r}")
-    days: list[date | None] = []
-    for part in value:
-        try:
-            day = part.date() if isinstance(part, datetime) else part
-            days.append(day if day is None or isinstance(day, date) else date.fromisoformat(day))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"installed: {part!r} is no day; give ISO days such as 2018-01-01, or null") from error
-    return days[0], days[1]
-
-
-def _number(name: str, value: object, kind: object) -> float:
-    what = "whole number" if kind is int else "number"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} must be a {what}, got {value!r}")
-    if kind is int and value != int(value):
-        raise ConfigError(f"{name} must be a {what}, got {value!r}")
-    return int(value) if kind is int else float(value)
-
-
-def _listed(labels: object) -> list[Mapping[str, Any]]:
-    if not isinstance(labels, list | tuple):
-        raise ConfigError("labels is a list of label tables, such as [{table: pv_labels, id: id, geometry: geometry}]")
-    return list(labels)
 
 
 def load(path: str | Path, *, labels_only: bool = False, **changes: Any) -> BuildConfig:
@@ -329,32 +255,17 @@ def load(path: str | Path, *, labels_only: bool = False, **changes: Any) -> Buil
             f"no settings at {file}; make the sample region with `python -m dataflows sample`, "
             "or write a flow.yaml for your data (docs/build_flow.md)"
         )
-    values = _parsed(file)
-    flow = values.pop("flow", "build")
-    if flow != "build":
-        raise ConfigError(f"{file} holds settings of the flow {flow!r}, not of `build`")
+    values = file_values(file, "build")
     for name in _PATHS:
         if values.get(name) and not str(values[name]).startswith("table:"):
-            values[name] = _beside(file, name, values[name])
+            values[name] = beside(file, name, values[name])
     _place_labels(file, values)
     for name in ("vhr", "msi"):
         if isinstance(values.get(name), dict) and "root" in values[name]:
-            values[name] = {**values[name], "root": _beside(file, f"{name}.root", values[name]["root"])}
+            values[name] = {**values[name], "root": beside(file, f"{name}.root", values[name]["root"])}
     if labels_only:
         values.setdefault("vhr", {"source": "local", "root": str(file.parent)})
-    if "store" not in values and (store := os.environ.get("AEGIR_STORE")):
-        values["store"] = store
     return from_mapping(values | changes)
-
-
-def _parsed(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds no settings")
-    return values
 
 
 def _place_labels(file: Path, values: dict[str, Any]) -> None:
@@ -362,14 +273,14 @@ def _place_labels(file: Path, values: dict[str, Any]) -> None:
     catalog, aoi, labels = (values.get(name) for name in ("catalog", "aoi", "labels"))
     if isinstance(catalog, str) and catalog and not is_server(catalog):
         prefix, rest = _prefix(catalog)
-        values["catalog"] = prefix + _beside(file, "catalog", rest)
+        values["catalog"] = prefix + beside(file, "catalog", rest)
     elif catalog and not isinstance(catalog, str):
-        _beside(file, "catalog", catalog)
+        beside(file, "catalog", catalog)
     if isinstance(aoi, str) and aoi and not is_wkt(aoi):
-        values["aoi"] = _beside(file, "aoi", aoi)
+        values["aoi"] = beside(file, "aoi", aoi)
     if isinstance(labels, list):
         values["labels"] = [
-            {**entry, "file": _beside(file, "labels.file", entry["file"])}
+            {**entry, "file": beside(file, "labels.file", entry["file"])}
             if isinstance(entry, dict) and entry.get("file")
             else entry
             for entry in labels
@@ -383,9 +294,3 @@ def _prefix(catalog: str) -> tuple[str, str]:
         if path.lower().startswith(kind):
             path, prefix = path[len(kind) :], prefix + kind
     return prefix, path
-
-
-def _beside(file: Path, name: str, place: object) -> str:
-    if not isinstance(place, str):
-        raise ConfigError(f"{file}: {name} is {place!r}, not a path")
-    return place if "://" in place or Path(place).is_absolute() else str(file.parent / place)

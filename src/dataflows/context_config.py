@@ -1,13 +1,11 @@
 """Settings of the context flow: read from YAML, checked before any driver is built."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dataflows._settings_file import file_values
 from store.context_targets import TargetTable
 from store.ducklake_context import ContextTable
 from store.fingerprint import digest
@@ -125,20 +123,10 @@ def load(path: str | Path, **changes: Any) -> ContextConfig:
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"no settings at {file}; write a context.yaml for your lake (docs/context.md)")
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds no settings")
-    flow = values.pop("flow", "context")
-    if flow != "context":
-        raise ConfigError(f"{file} holds settings of the flow {flow!r}, not of `context`")
+    values = file_values(file, "context")
     catalog = values.get("catalog")
     # catalogues in databases (sqlite:, postgres:) and absolute paths stay as they are
     if isinstance(catalog, str) and ":" not in catalog and not Path(catalog).is_absolute():
         values["catalog"] = str(file.parent / catalog)
-    if "store" not in values and (store := os.environ.get("AEGIR_STORE")):
-        values["store"] = store
     merged = {name: value for name, value in (values | changes).items() if value is not None or name not in changes}
     return from_mapping(merged)

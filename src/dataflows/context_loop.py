@@ -4,15 +4,16 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import duckdb
 from hamilton.driver import Driver
 
+from dataflows._context_rows import ContextProvenance
 from dataflows.context_config import ContextConfig
 from dataflows.context_plan import ContextPlan, ContextUnit, plan
-from dataflows.ingest_context import ContextProvenance
+from dataflows.run_summary import ContextSummary
 from store import lance_io
 from store.context_buffer import ContextBuffer
 from store.lineage import Run, recipe, stage_code
@@ -20,57 +21,6 @@ from utils.errors import AegirError
 from utils.failures import Failure
 
 _MODULES = ("dataflows.ingest_context",)
-
-
-@dataclass(kw_only=True)
-class ContextSummary:
-    """What a run of the context flow did, as it stands now. A row is one target and one context table."""
-
-    flow: str = "context"
-    """Flow that ran."""
-    run_id: str = ""
-    """Id in the table ``runs``."""
-    status: str = "running"
-    """running, done, failed (rows in ``errors``) or interrupted."""
-    targets: int = 0
-    """Chips or detections in the area of interest."""
-    rows_skipped: int = 0
-    """Rows already there."""
-    rows_pending: int = 0
-    """Rows this run set out to make."""
-    rows_made: int = 0
-    """Rows made, committed or waiting to be."""
-    rows_written: int = 0
-    """Rows committed to ``context``."""
-    rows_failed: int = 0
-    """Rows of partitions that failed as a whole."""
-    partitions: int = 0
-    """Units of work this run set out to do."""
-    partitions_done: int = 0
-    """Units of work done."""
-    partitions_failed: int = 0
-    """Units of work that failed as a whole."""
-    features: int = 0
-    """Features looked at; those near the edge of partitions more than once."""
-    failed: int = 0
-    """Features, targets and partitions that failed for the first time under these settings."""
-    failed_before: int = 0
-    """Likewise, known from an earlier run."""
-    seconds: float = 0.0
-    """Wall time."""
-    store: str = ""
-    """Where the tables are."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 when all that was asked for is there, 3 when something is in ``errors`` instead, 130 interrupted."""
-        if self.status == "interrupted":
-            return 130
-        return 3 if self.failed or self.failed_before or self.rows_failed else 0
-
-    def counts(self) -> dict[str, Any]:
-        """The summary as plain values."""
-        return asdict(self)
 
 
 def run_context(

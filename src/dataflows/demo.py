@@ -13,8 +13,8 @@ from rich.table import Table
 
 from dataflows import config, drivers, terminal
 from dataflows.drawing import write_drawings
-from dataflows.partition_loop import RunSummary
 from dataflows.report import TruthScores, contact_sheet, truth_scores
+from dataflows.run_summary import RunSummary
 from store import lance_io
 from store.fingerprint import digest
 from training.runs import fit_summary

@@ -4,12 +4,7 @@ The nodes answer for one area: the chips of a partition, or whatever ``context_t
 overridden with.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid5
 
 import duckdb
 import numpy as np
@@ -17,6 +12,7 @@ import pyarrow as pa
 import shapely
 from hamilton.function_modifiers import dataloader, datasaver, extract_fields, tag
 
+from dataflows._context_rows import ContextProvenance, rows_of
 from store import context_targets as store_targets
 from store import ducklake
 from store.context_buffer import ContextBuffer
@@ -27,28 +23,9 @@ from utils.context import centres_lonlat, context_by_cell
 from utils.context_cells import join_level
 from utils.context_features import usable_features
 from utils.context_places import local_bounds, usable_geometries
-from utils.context_rule import GEOMETRY, MEASURES
+from utils.context_rule import GEOMETRY
 from utils.errors import CRSError, GeometryError, LabelError, LabelTableError
 from utils.failures import Failure
-
-_NAMESPACE = UUID("5b0c1f5a-5d0e-5c6e-9a45-0a7f3d1f9c21")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContextProvenance:
-    """What every row of a run says of its origin."""
-
-    run_id: str
-    """Run (table ``runs``)."""
-    recipe: str
-    """Hash of code and settings."""
-    catalog: str
-    """DuckLake catalogue."""
-    snapshots: Mapping[str, int]
-    """Context table → snapshot it was read at."""
-    configs: Mapping[str, str]
-    """Context table → hash of its settings and data."""
-
 
 PLACED_TARGETS = pa.schema([pa.field("target_id", pa.string(), nullable=False), GEOMETRY])
 """Targets every later node can trust: ids, valid geometry, EPSG:4326, within UTM's latitudes."""
@@ -243,29 +220,11 @@ def context_rows(
     partition: int,
 ) -> pa.Table:
     """The same, one row per target and context table, as the table ``context`` stores it."""
-    parts = [CONTEXT.empty_table()]
+    tables = [CONTEXT.empty_table()]
     for table in context_tables:
-        made = _row_columns(context_joins[table.name], table)
-        count = len(context_joins[table.name])
-        ids = made["target_id"].to_pylist()
-        constant = {
-            "target_table": target_table.table,
-            "name": table.name,
-            "kind": table.kind,
-            "search_m": float(table.search_m),
-            "lake_catalog": context_provenance.catalog,
-            "lake_table": table.table,
-            "lake_snapshot": context_provenance.snapshots[table.name],
-            "partition": partition,
-            "context_config": context_provenance.configs[table.name],
-            "context_recipe": context_provenance.recipe,
-            "run_id": context_provenance.run_id,
-            "created_at": datetime.now(UTC),
-        }
-        made |= {name: pa.repeat(pa.scalar(value, CONTEXT.field(name).type), count) for name, value in constant.items()}
-        made["context_id"] = pa.array([_row_id(target_table.table, one, table.name) for one in ids], pa.string())
-        parts.append(pa.table({name: made[name] for name in CONTEXT.names}).cast(CONTEXT))
-    return pa.concat_tables(parts)
+        joined = context_joins[table.name]
+        tables.append(rows_of(joined, table, target_table.table, context_provenance, partition))
+    return pa.concat_tables(tables)
 
 
 @tag(stage="context", table="context")
@@ -285,35 +244,3 @@ def context_write(
         "features": sum(len(features) for features in context_features.values()),
         "failed": len(failures),
     }
-
-
-def _row_id(target_table: str, target_id: str, name: str) -> str:
-    """Key of a row of ``context``."""
-    return str(uuid5(_NAMESPACE, f"{target_table}/{target_id}/{name}"))
-
-
-def _row_columns(joined: pa.Table, table: ContextTable) -> dict[str, Any]:
-    """Columns of ``context`` that the join says something about."""
-    count, prefix = len(joined), f"{table.name}_"
-    made: dict[str, Any] = {"target_id": joined["target_id"]}
-    made |= {name: joined[prefix + name] for name in MEASURES}
-    for column, measure in {
-        "class_name": "class",
-        "class_fraction": "class_fraction",
-        "class_at_centre": "class_at_centre",
-        "class_fractions": "class_fractions",
-    }.items():
-        kind = CONTEXT.field(column).type
-        made[column] = joined[prefix + measure] if table.kind == "classes" else pa.nulls(count, kind)
-    carried = [joined[prefix + name].to_pylist() for name in table.columns]
-    near = joined[prefix + "nearest_id"].is_valid().to_pylist()
-    made["attributes"] = pa.array(
-        [
-            json.dumps({name: values[k] for name, values in zip(table.columns, carried, strict=True)}, default=str)
-            if there
-            else None
-            for k, there in enumerate(near)
-        ],
-        pa.string(),
-    )
-    return made

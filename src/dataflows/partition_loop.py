@@ -4,7 +4,6 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,94 +13,20 @@ from hamilton.driver import Driver
 
 from dataflows._retirement import retire
 from dataflows.build_plan import BuildPlan, plan
+from dataflows.build_record import described_run
 from dataflows.config import BuildConfig
 from dataflows.lance_writer import Provenance
+from dataflows.run_summary import RunSummary
 from store import lance_io
 from store.commit_buffer import CommitBuffer
 from store.dataset_manifests import DatasetManifest, manifest_table, manifests_of, read_manifests
-from store.ducklake import catalog_fingerprint
-from store.label_files import file_checksums
-from store.lineage import Run, recipe, stage_code
+from store.lineage import Run
 from store.schemas import SPLITS
 from utils.errors import AegirError
 from utils.failures import Failure
 from utils.split import SplitRule, split_of_cells
 
-_STAGE_SETTINGS = {
-    "image": ("chip_px", "gsd_m", "halo_px", "msi_bands", "msi_px", "min_valid_fraction", "vhr_acquired"),
-    "mask": ("mask_backend", "mask_options", "refinement", "thresholds", "margin_share", "point_box_m", "min_overlap"),
-    "index": ("h3_resolution", "partition_level", "split_level", "split_fractions", "guard_m"),
-}
-
-Progress = Callable[["RunSummary"], None]
-
-
-@dataclass(kw_only=True)
-class RunSummary:
-    """What a run did, as it stands now."""
-
-    flow: str
-    """Flow that ran."""
-    run_id: str = ""
-    """Id in the table ``runs``."""
-    status: str = "running"
-    """running, done, failed (rows in ``errors``) or interrupted."""
-    chips_planned: int = 0
-    """Chips of the configuration."""
-    chips_skipped: int = 0
-    """Chips already there."""
-    chips_failed_before: int = 0
-    """Chips left out because an earlier run failed on the same inputs; ``--retry-errors`` takes them in."""
-    chips_not_taken: int = 0
-    """Background chips that turned out to hold no data."""
-    chips_no_longer_planned: int = 0
-    """Rows of the table that this plan does not ask for and that stay: other days, earlier background draws."""
-    prompts_retired: int = 0
-    """Prompts whose label was deleted, moved or merged away; they and their masks are marked."""
-    masks_retired: int = 0
-    """Masks marked with them."""
-    chips_retired: int = 0
-    """Rows deleted because their mask rested on such a label; those still planned are made again."""
-    chips_pending: int = 0
-    """Chips this run set out to make."""
-    chips_made: int = 0
-    """Chips made, committed or waiting to be."""
-    chips_written: int = 0
-    """Rows committed to ``training_data``."""
-    chips_failed: int = 0
-    """Chips that failed in this run, those of failed partitions among them."""
-    partitions: int = 0
-    """Partitions this run set out to do."""
-    partitions_done: int = 0
-    """Partitions done."""
-    partitions_failed: int = 0
-    """Partitions that failed as a whole."""
-    inputs_failed: int = 0
-    """Labels, scenes and places refused while planning, for the first time with these settings."""
-    inputs_failed_before: int = 0
-    """Labels, scenes and places refused while planning, known from an earlier run."""
-    masks: dict[str, int] = field(default_factory=lambda: {"accept": 0, "review": 0, "reject": 0, "not_in_chip": 0})
-    """Masks per verdict."""
-    seconds: float = 0.0
-    """Wall time."""
-    store: str = ""
-    """Where the tables are."""
-
-    @property
-    def failed(self) -> int:
-        """Chips and inputs that failed in this run."""
-        return self.chips_failed + self.inputs_failed
-
-    @property
-    def exit_code(self) -> int:
-        """0 when all that was asked for is there, 3 when something is in ``errors`` instead, 130 interrupted."""
-        if self.status == "interrupted":
-            return 130
-        return 3 if self.failed or self.chips_failed_before or self.inputs_failed_before else 0
-
-    def counts(self) -> dict[str, Any]:
-        """The summary as plain values."""
-        return asdict(self)
+Progress = Callable[[RunSummary], None]
 
 
 def run_partition(
@@ -137,7 +62,7 @@ def run_build(
     report = progress or (lambda _: None)
     build = plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
     manifests = _manifests(config, build)
-    run = _described(config, build, driver, manifests)
+    run = described_run(config, build, driver, manifests)
     buffer = CommitBuffer(
         config.store,
         config.profile,
@@ -180,18 +105,6 @@ def _manifests(config: BuildConfig, build: BuildPlan) -> dict[str, DatasetManife
     """Dataset → manifest, for every dataset with a prompt."""
     known = read_manifests(config.datasets, config.manifest, catalog=config.catalog, snapshot=build.label_snapshot)
     return manifests_of(pc.unique(build.prompts["dataset"]).to_pylist(), known)
-
-
-def _described(config: BuildConfig, build: BuildPlan, driver: Driver, manifests: dict[str, DatasetManifest]) -> Run:
-    recipes, code = stage_recipes(config, build, driver)
-    return Run(
-        flow="build",
-        build_config=config.build_config,
-        config=asdict(config),
-        recipes=recipes,
-        code=code,
-        inputs=_inputs(config, build) | {"datasets": {name: found.key for name, found in manifests.items()}},
-    )
 
 
 def _started(config: BuildConfig, build: BuildPlan, run: Run, *, new_failures: int) -> RunSummary:
@@ -263,56 +176,6 @@ def _run_partitions(
             buffer.flush()
             summary.chips_written = buffer.written
         report(summary)
-
-
-def stage_recipes(
-    config: BuildConfig, build: BuildPlan, driver: Driver
-) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Stage (image, mask, index) → recipe, and stage → module → code hash; each stage builds on the one before."""
-    loader = _module_of(driver, "vhr_reads")
-    sources = {
-        type(build.made_once[name]).__module__ for name in ("vhr_imagery", "msi_imagery") if build.made_once[name]
-    }
-    modules = {
-        "image": (loader, *sorted(sources), "dataflows.chip_plan"),
-        "mask": (
-            "dataflows.ingest_ducklake_labels",
-            "dataflows.sam_mask_factory",
-            type(build.made_once["mask_segmenter"]).__module__,
-            "dataflows.training_sample_builder",
-        ),
-        "index": ("dataflows.s2_indexing", "dataflows.spectral_indices"),
-    }
-    recipes: dict[str, str] = {}
-    upstream: tuple[str, ...] = ()
-    for stage, names in modules.items():
-        settings = {name: getattr(config, name) for name in _STAGE_SETTINGS[stage]}
-        recipes[stage] = recipe(names, settings, *upstream)
-        upstream = (recipes[stage],)
-    return recipes, {stage: stage_code(names) for stage, names in modules.items()}
-
-
-def _module_of(driver: Driver, node: str) -> str:
-    functions = driver.graph.nodes[node].originating_functions
-    return str(functions[0].__module__)
-
-
-def _inputs(config: BuildConfig, build: BuildPlan) -> dict[str, Any]:
-    scenes = {}
-    for kind in ("vhr", "msi"):
-        found = build.made_once[f"{kind}_scenes"]
-        if found is not None:
-            scenes[kind] = dict(zip(found["scene_id"].to_pylist(), found["checksum"].to_pylist(), strict=True))
-    return {
-        "catalog": config.catalog,
-        "catalog_checksum": catalog_fingerprint(config.catalog) if config.catalog is not None else None,
-        "label_snapshot": build.label_snapshot,
-        "label_tables": [table.name for table in config.labels],
-        "label_files": {
-            name: found for table in config.labels if table.file for name, found in file_checksums(table).items()
-        },
-        "scenes": scenes,
-    }
 
 
 def _record_plan(config: BuildConfig, build: BuildPlan) -> None:

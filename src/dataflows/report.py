@@ -14,6 +14,7 @@ from rasterio.features import rasterize
 
 from store import lance_io
 from store.schemas import profile_of
+from store.sql import literals
 from store.vectors import read_features
 from utils.errors import ConfigError, StoreError
 from utils.geo import reproject
@@ -158,10 +159,11 @@ def contact_sheet(store: str, path: str | Path, *, chips: int = 8, table: str = 
     )
     if not uuids:
         raise StoreError(f"{table} in {store} holds no chip to show; run the build flow first")
-    quoted = ", ".join(f"'{uuid}'" for uuid in uuids)
     wanted = ["uuid", "vhr_image_chip", "generated_mask", "split", "chip_role", "vhr_acquired_at"]
     has_msi = "msi_image_chip" in dataset.schema.names
-    rows = dataset.to_table(columns=[*wanted, *(["msi_image_chip"] if has_msi else [])], filter=f"uuid IN ({quoted})")
+    rows = dataset.to_table(
+        columns=[*wanted, *(["msi_image_chip"] if has_msi else [])], filter=f"uuid IN ({literals(uuids)})"
+    )
     order = {uuid: i for i, uuid in enumerate(uuids)}
     panels = [_panels(rows, i, profile_of(dataset.schema).msi_bands) for i in range(len(rows))]
     ranked = sorted(range(len(rows)), key=lambda i: order[rows["uuid"][i].as_py()])

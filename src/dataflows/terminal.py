@@ -15,8 +15,7 @@ from dataflows import drivers
 from dataflows.build_plan import BuildPlan
 from dataflows.config import BuildConfig
 from dataflows.context_config import ContextConfig
-from dataflows.context_loop import ContextSummary
-from dataflows.partition_loop import RunSummary
+from dataflows.run_summary import ContextSummary, RunSummary
 from store.lance_io import DEFAULT_STORE
 
 
@@ -136,7 +135,6 @@ def print_plan(build: BuildPlan) -> None:
 
 def print_summary(summary: RunSummary) -> None:
     """Show what a run did."""
-    table = Table(title=f"run {summary.run_id}: {summary.status}", show_header=False)
     made = f"{summary.chips_written} written, {summary.chips_skipped} already there"
     failed = f"{summary.chips_failed} chips, {summary.partitions_failed} partitions, {summary.inputs_failed} inputs"
     rows = {
@@ -148,10 +146,14 @@ def print_summary(summary: RunSummary) -> None:
         f"{summary.chips_no_longer_planned} rows of other days or earlier background draws",
         "masks": ", ".join(f"{count} {verdict}" for verdict, count in summary.masks.items()),
         "partitions": f"{summary.partitions_done} of {summary.partitions}",
-        "time": f"{summary.seconds:.1f} s",
-        "store": summary.store,
     }
-    for name, value in rows.items():
+    _print_rows(summary, rows)
+
+
+def _print_rows(summary: RunSummary | ContextSummary, rows: dict[str, str]) -> None:
+    """Show what a run did, how long it took and where, and how to see what failed."""
+    table = Table(title=f"run {summary.run_id}: {summary.status}", show_header=False)
+    for name, value in (rows | {"time": f"{summary.seconds:.1f} s", "store": summary.store}).items():
         table.add_row(name, value)
     console = _console()
     console.print(table)
@@ -170,22 +172,14 @@ def dataset_text(name: str, manifest: dict[str, Any] | None) -> str:
 
 def print_context_summary(summary: ContextSummary) -> None:
     """Show what a run of the context flow did."""
-    table = Table(title=f"run {summary.run_id}: {summary.status}", show_header=False)
     rows = {
         "targets": str(summary.targets),
         "rows": f"{summary.rows_written} written, {summary.rows_skipped} already there, {summary.rows_failed} failed",
         "features": f"{summary.features} looked at",
         "failed": f"{summary.failed} features, targets and partitions, {summary.failed_before} failed before",
         "partitions": f"{summary.partitions_done} of {summary.partitions}, {summary.partitions_failed} failed",
-        "time": f"{summary.seconds:.1f} s",
-        "store": summary.store,
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console = _console()
-    console.print(table)
-    if summary.failed:
-        console.print(f"what failed: python -m store show errors --store {summary.store}", style="yellow")
+    _print_rows(summary, rows)
 
 
 def print_change(found: dict[str, Any]) -> None:

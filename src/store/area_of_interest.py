@@ -9,6 +9,7 @@ import shapely
 from store import ducklake
 from store.label_files import file_relation
 from store.label_mapping import LabelTable, stated_crs
+from store.sql import quoted_column
 from utils.errors import ConfigError, LabelError
 from utils.label_geometry import KINDS, REASONS, GeometryRules, repaired_geometry
 
@@ -55,7 +56,7 @@ def _of_file(place: str) -> shapely.Geometry:
             raise ConfigError(f"aoi {place} has {len(shapes)} geometry columns; give a file of polygons, or WKT")
         [(name, kind)] = shapes.items()
         system = stated_crs(mapping, kind, needed=relation.needs_crs)
-        column = ducklake.quoted_column(name)
+        column = quoted_column(name)
         rows = ducklake.query(connection, f"SELECT CAST(ST_AsWKB({column}) AS BLOB) AS wkb FROM {relation.sql}")  # noqa: S608
     return _polygons(rows["wkb"], pa.nulls(len(rows), pa.string()), system, f"aoi {place}")
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from store import lance_io
 from store.schemas import ERRORS
+from store.sql import literals
 from utils.failures import Failure
 from utils.types import ChipProfile
 
@@ -123,6 +124,5 @@ class CommitBuffer:
         """Error id → runs before this one that met it."""
         if not keys:
             return {}
-        quoted = ", ".join(f"'{key}'" for key in keys)
-        known = lance_io.scan(self._uri, "errors", ["error_id", "attempt", "run_id"], f"error_id IN ({quoted})")
+        known = lance_io.scan(self._uri, "errors", ["error_id", "attempt", "run_id"], f"error_id IN ({literals(keys)})")
         return {row["error_id"]: row["attempt"] - (row["run_id"] == self._run_id) for row in known.to_pylist()}

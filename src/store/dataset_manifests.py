@@ -13,6 +13,7 @@ import yaml
 from store import ducklake
 from store.fingerprint import digest
 from store.schemas import DATASETS
+from store.sql import quoted
 from utils.errors import ConfigError
 
 UNKNOWN = "unknown"
@@ -197,7 +198,7 @@ def _table_rows(manifest: str, catalog: str | None, snapshot: int | None) -> dic
     with ducklake.connect(catalog) as connection:
         at = ducklake.latest_snapshot(connection) if snapshot is None else int(snapshot)
         ducklake.table_columns(connection, name, at)
-        sql = f"SELECT * FROM {ducklake.LAKE}.{ducklake.quoted(name)} AT (VERSION => {at})"  # noqa: S608
+        sql = f"SELECT * FROM {ducklake.LAKE}.{quoted(name)} AT (VERSION => {at})"  # noqa: S608
         rows = ducklake.query(connection, sql).to_pylist()
     return _by_name(rows, manifest)
 

@@ -9,6 +9,7 @@ from duckdb_extensions import import_extension
 
 from store.catalogue_place import HIDDEN, CatalogueKind, CataloguePlace, place_of, secret_target
 from store.fingerprint import checksum, digest
+from store.sql import literal, quoted
 from utils.errors import (
     CatalogEmptyError,
     CatalogNotFoundError,
@@ -24,20 +25,6 @@ _SCANNERS: dict[CatalogueKind, tuple[str, ...]] = {
 }
 LAKE = "lake"
 """Name a catalogue is attached under."""
-
-
-def quoted(name: str) -> str:
-    """``name`` as one SQL identifier, or ``schema.name`` as two."""
-    return ".".join(quoted_column(part) for part in name.split("."))
-
-
-def quoted_column(name: str) -> str:
-    """``name`` as one SQL identifier, dots and all."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def connect(
@@ -68,11 +55,11 @@ def connect(
     options = [] if create else ["READ_ONLY"]
     folder = Path(data_path) if data_path else (None if create else _moved_data_path(connection, place))
     if folder is not None:
-        options += [f"DATA_PATH {_literal(str(folder))}"] + ([] if create else ["OVERRIDE_DATA_PATH true"])
+        options += [f"DATA_PATH {literal(str(folder))}"] + ([] if create else ["OVERRIDE_DATA_PATH true"])
     clause = f" ({', '.join(options)})" if options else ""
     prefix = "" if place.kind == "duckdb" else f"{place.kind}:"
     target, secrets = secret_target(catalog) if place.kind == "postgres" else (place.target, [])
-    refusal = _refusal(connection, f"ATTACH {_literal(f'ducklake:{prefix}{target}')} AS {LAKE}{clause}", secrets)
+    refusal = _refusal(connection, f"ATTACH {literal(f'ducklake:{prefix}{target}')} AS {LAKE}{clause}", secrets)
     # raised outside the handler: the original error holds the connection text, and must not travel along
     if refusal is not None:
         connection.close()
@@ -131,7 +118,7 @@ def _moved_data_path(connection: duckdb.DuckDBPyConnection, place: CataloguePlac
         return None
     try:
         kind = "" if place.kind == "duckdb" else f"TYPE {place.kind}, "
-        connection.execute(f"ATTACH {_literal(str(place.path))} AS recorded ({kind}READ_ONLY)")
+        connection.execute(f"ATTACH {literal(str(place.path))} AS recorded ({kind}READ_ONLY)")
         try:
             row = connection.execute("SELECT value FROM recorded.ducklake_metadata WHERE key = 'data_path'").fetchone()
         finally:

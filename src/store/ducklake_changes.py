@@ -9,6 +9,7 @@ import pyarrow as pa
 from store.ducklake import LAKE
 from store.ducklake_labels import LAKE_LABELS, label_batches, label_source
 from store.label_mapping import LabelTable
+from store.sql import literal
 from utils.errors import ConfigError, LabelTableError
 
 _METADATA = f"__ducklake_metadata_{LAKE}"
@@ -43,7 +44,7 @@ def read_changes(
         schema, _, name = str(mapping.table).rpartition(".")
         # the function wants its first snapshot to exist, and counts that one's own changes in
         changes = (
-            f"(SELECT * FROM ducklake_table_changes('{LAKE}', {_text(schema or 'main')}, {_text(name)}, "
+            f"(SELECT * FROM ducklake_table_changes('{LAKE}', {literal(schema or 'main')}, {literal(name)}, "
             f"{int(since)}, {int(until)}) WHERE snapshot_id > {int(since)}) AS changes"
         )
         batches += label_batches(connection, replace(source, relation=replace(source.relation, sql=changes)))
@@ -80,7 +81,3 @@ def _check_identity(connection: duckdb.DuckDBPyConnection, mapping: LabelTable, 
             f"label table {mapping.table} was dropped and made again after snapshot {since}; "
             "plan without --since-snapshot"
         )
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

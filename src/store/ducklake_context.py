@@ -7,7 +7,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from store.ducklake import LAKE, query, quoted, quoted_column, table_columns
+from store.ducklake import LAKE, query, table_columns
+from store.sql import quoted, quoted_column
 from utils.context_rule import CLASS_MEASURES, MEASURES, OWN_COLUMNS, ContextKind, ContextRule
 from utils.errors import ConfigError, LabelTableError
 from utils.geo import Bounds, crs, reproject_bounds

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from store.ducklake import quoted_column
 from store.label_files import Relation
 from store.label_mapping import LabelTable, suggestions
+from store.sql import quoted_column
 from utils.errors import GeometryError, LabelTableError
 from utils.geo import Bounds, crs, reproject_bounds
 from utils.label_geometry import GeometryRules

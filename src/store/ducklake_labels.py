@@ -10,10 +10,11 @@ import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
 
-from store.ducklake import LAKE, quoted, table_columns
+from store.ducklake import LAKE, table_columns
 from store.ducklake_label_sql import LabelSource, Wanted, geometry_sql, inside_sql, pushed_boxes, source_query
 from store.label_files import Relation, file_relation
 from store.label_mapping import LabelTable, resolved, stated_crs
+from store.sql import quoted
 from utils.errors import CatalogEmptyError, ConfigError, LabelTableError
 from utils.geo import Bounds, crs, transformer
 from utils.label_parsing import parsed_geometry

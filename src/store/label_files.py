@@ -9,6 +9,7 @@ import duckdb
 
 from store.fingerprint import checksum
 from store.label_mapping import LabelTable
+from store.sql import literal, literals
 from utils.errors import LabelFileError
 
 _PARQUET = (".parquet", ".geoparquet", ".pq")
@@ -76,7 +77,7 @@ def file_relation(connection: duckdb.DuckDBPyConnection, mapping: LabelTable) ->
         raise LabelFileError(f"{mapping.file} holds files of several kinds; give each kind an entry of its own")
     kind = kinds.pop()
     if kind != "gdal":
-        listed = ", ".join(_literal(str(file)) for file in files)
+        listed = literals(map(str, files))
         options = "union_by_name = true" + (", all_varchar = true, header = true" if kind == "csv" else "")
         options += ", delim = '\\t'" if ".tsv" in files[0].name.lower() else ""
         sql = f"read_{kind}([{listed}], {options})"
@@ -110,14 +111,14 @@ def _st_read(connection: duckdb.DuckDBPyConnection, mapping: LabelTable, file: P
     if mapping.layer is None and len(layers) != 1:
         raise LabelFileError(f"{file} has {len(layers)} layers ({', '.join(layers)}); name one with `layer`")
     layer = mapping.layer or next(iter(layers))
-    return f"ST_Read({_literal(_gdal_path(file))}, layer = {_literal(layer)})"
+    return f"ST_Read({literal(_gdal_path(file))}, layer = {literal(layer)})"
 
 
 def _layers(connection: duckdb.DuckDBPyConnection, file: Path) -> list[dict[str, Any]]:
     try:
         # ST_Read_Meta crashes on what GDAL cannot open; ST_Read says so
-        connection.execute(f"DESCRIBE SELECT * FROM ST_Read({_literal(_gdal_path(file))})")  # noqa: S608
-        row = connection.execute(f"SELECT layers FROM ST_Read_Meta({_literal(_gdal_path(file))})").fetchone()  # noqa: S608
+        connection.execute(f"DESCRIBE SELECT * FROM ST_Read({literal(_gdal_path(file))})")  # noqa: S608
+        row = connection.execute(f"SELECT layers FROM ST_Read_Meta({literal(_gdal_path(file))})").fetchone()  # noqa: S608
     except duckdb.Error as error:
         raise LabelFileError(f"{file} cannot be read: {error}") from error
     if row is None:
@@ -137,7 +138,3 @@ def _check_one_crs(connection: duckdb.DuckDBPyConnection, mapping: LabelTable, f
 
 def _gdal_path(file: Path) -> str:
     return f"/vsizip/{file}" if file.name.lower().endswith(".zip") else str(file)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

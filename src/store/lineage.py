@@ -18,6 +18,7 @@ import pyarrow as pa
 from store import lance_io
 from store.fingerprint import digest
 from store.schemas import RUNS, SCHEMA_VERSION, TABLES
+from store.sql import literal
 from utils.errors import AegirError, ConfigError
 
 OURS = ("utils", "store", "training", "dataflows")
@@ -152,13 +153,13 @@ def explain(uri: str | Path, uuid: str) -> dict[str, Any]:
             f"{found} of {uri} has an id that begins with {uuid!r}; `python -m store show training_data` lists ids"
         )
     row = rows[0]
-    inputs = f"uuid = '{row['uuid']}' AND input_set = '{_escaped(row['input_set'])}'"
+    inputs = f"uuid = '{row['uuid']}' AND input_set = {literal(row['input_set'])}"
     prompts = lance_io.scan(uri, "prompts", _columns("prompts", but={"geometry", "label_geometry"}), inputs).to_pylist()
-    made = f"uuid = '{row['uuid']}' AND mask_recipe = '{_escaped(row['mask_recipe'])}'"
+    made = f"uuid = '{row['uuid']}' AND mask_recipe = {literal(row['mask_recipe'])}"
     masks = lance_io.scan(uri, "masks", _columns("masks", but={"mask", "outline", "transform"}), made).to_pylist()
     asked = {prompt["prompt_id"] for prompt in prompts}
     masks = [mask for mask in masks if mask["prompt_id"] in asked]
-    runs = lance_io.scan(uri, "runs", RUNS.names, f"run_id = '{_escaped(row['run_id'])}'").to_pylist()
+    runs = lance_io.scan(uri, "runs", RUNS.names, f"run_id = {literal(row['run_id'])}").to_pylist()
     for run in runs:
         for column in ("config", "recipes", "code", "inputs", "packages", "counts"):
             run[column] = json.loads(run[column] or "null")
@@ -178,7 +179,7 @@ def explain(uri: str | Path, uuid: str) -> dict[str, Any]:
 def _datasets(uri: str | Path, names: set[str], keys: Mapping[str, str]) -> dict[str, dict[str, Any] | None]:
     """Dataset → its manifest as the run that made the chip knew it; None where the run recorded none."""
     wanted = sorted({keys[name] for name in names if name in keys})
-    where = " OR ".join(f"dataset_key = '{_escaped(key)}'" for key in wanted)
+    where = " OR ".join(f"dataset_key = {literal(key)}" for key in wanted)
     rows = lance_io.scan(uri, "datasets", _columns("datasets", but=set()), where).to_pylist() if wanted else []
     found = {row["dataset"]: row for row in rows}
     return {name: found.get(name) for name in sorted(names)}
@@ -192,8 +193,8 @@ def _scenes(
     for kind in ("vhr", "msi"):
         for scene in chip.get(f"{kind}_scene_ids") or []:
             checksum = checksums.get(kind, {}).get(scene)
-            as_found = f" AND kind = '{kind}' AND checksum = '{_escaped(checksum)}'" if checksum else ""
-            wanted.append(f"(scene_id = '{_escaped(scene)}'{as_found})")
+            as_found = f" AND kind = '{kind}' AND checksum = {literal(checksum)}" if checksum else ""
+            wanted.append(f"(scene_id = {literal(scene)}{as_found})")
     columns = ["kind", "scene_id", "source", "sensor", "acquired_at", "assets", "checksum"]
     rows: list[dict[str, Any]] = lance_io.scan(uri, "scenes", columns, " OR ".join(wanted) or "false").to_pylist()
     return rows
@@ -201,10 +202,6 @@ def _scenes(
 
 def _columns(table: str, *, but: set[str]) -> list[str]:
     return [name for name in TABLES[table].names if name not in but]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("'", "''")
 
 
 def _source(module: str) -> str:

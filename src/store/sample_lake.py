@@ -6,6 +6,7 @@ import duckdb
 import pyarrow as pa
 
 from store import ducklake
+from store.sql import quoted
 from utils import sample
 from utils.sample import Landscape, WeakLabels
 
@@ -53,7 +54,7 @@ def _selected(geometry: bool, relation: str) -> str:
 
 def _create(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, *, geometry: bool) -> None:
     connection.register("incoming", rows)
-    name = f"{ducklake.LAKE}.{ducklake.quoted(table)}"
+    name = f"{ducklake.LAKE}.{quoted(table)}"
     connection.execute(f"CREATE TABLE {name} AS {_selected(geometry, 'incoming')}")
     connection.unregister("incoming")
 
@@ -63,7 +64,7 @@ def _revise(connection: duckdb.DuckDBPyConnection, table: str, key: str, states:
     before, after = ({row[key]: row for row in state.to_pylist()} for state in states)
     changed = [k for k in before.keys() & after.keys() if before[k] != after[k]]
     gone, new = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
-    name = f"{ducklake.LAKE}.{ducklake.quoted(table)}"
+    name = f"{ducklake.LAKE}.{quoted(table)}"
     connection.register("gone", pa.table({key: pa.array([*gone, *sorted(changed)], states[0].schema.field(key).type)}))
     connection.execute(f"DELETE FROM {name} WHERE {key} IN (SELECT {key} FROM gone)")  # noqa: S608
     incoming = pa.Table.from_pylist([after[k] for k in [*sorted(changed), *new]], schema=states[1].schema)

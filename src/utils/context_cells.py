@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from utils.cells import U_AXIS, U_SIGN, V_AXIS, V_SIGN, Cells, place_on_cube, s2_cells, s2_parents
 from utils.errors import GeometryError
+from utils.ragged import ragged
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -120,7 +121,7 @@ def shared_cells(targets: Covering, features: Covering) -> tuple[_Ints, _Ints]:
         new[1:] = (targets.owners[1:] != targets.owners[:-1]) | (ancestors[1:] != ancestors[:-1])
         whose, mine = targets.owners[new], ancestors[new]
         first, last = np.searchsorted(cells, mine, "left"), np.searchsorted(cells, mine, "right")
-        k, nth = _ragged(last - first)
+        k, nth = ragged(last - first)
         found = owners[first[k] + nth]
         pair, again = whose[k] * width + found, several[found]
         keys.append(pair[~again])
@@ -153,7 +154,7 @@ def _covered(parts: NDArray[np.object_], bounds: _Floats, level: int, grow_m: fl
     rows = np.floor((reached[:, 3] - reached[:, 1]) / step_lat).astype(np.int64) + 2
     columns = np.floor((reached[:, 2] - reached[:, 0]) / step_lon).astype(np.int64) + 2
     for block in _blocks(rows * columns):
-        k, nth = _ragged((rows * columns)[block])
+        k, nth = ragged((rows * columns)[block])
         k = block[k]
         lat = np.minimum(reached[k, 1] + (nth // columns[k]) * step_lat, 90.0)
         lon = reached[k, 0] + (nth % columns[k]) * step_lon[k]
@@ -188,7 +189,7 @@ def _lattice_cells(bounds: _Floats, level: int, grow_m: float) -> tuple[_Ints, C
     side = 1 << level
     i, j = (np.clip(np.floor(place[chosen] * side), 0, side - 1).astype(np.int64) for place in (s, t))
     columns, rows = np.ptp(i, axis=1) + 1, np.ptp(j, axis=1) + 1
-    k, nth = _ragged(columns * rows)
+    k, nth = ragged(columns * rows)
     lon, lat = _lattice_centres(
         faces[chosen, 0][k],
         (i.min(1)[k] + nth % columns[k] + _INSIDE) / side,
@@ -255,13 +256,6 @@ def _lowest(bounds: _Floats) -> _Floats:
 
 def _wrapped(lon: _Floats) -> _Floats:
     return np.where(np.abs(lon) <= 180, lon, (lon + 180) % 360 - 180)
-
-
-def _ragged(counts: _Ints) -> tuple[_Ints, _Ints]:
-    """Row k repeated ``counts[k]`` times, and the place of each repeat within its row."""
-    k = np.repeat(np.arange(len(counts)), counts)
-    start = np.cumsum(counts) - counts
-    return k, np.arange(len(k)) - start[k]
 
 
 def _blocks(counts: _Ints) -> Iterator[_Ints]:

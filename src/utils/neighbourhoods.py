@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from utils.cells import h3_cells
+from utils.ragged import ranges
 
 FINEST = 11
 """Finest H3 resolution of neighbourhoods, cells about 50 m across; labels too large for resolution 0 meet all."""
@@ -74,7 +75,7 @@ def _around(rows: Rows, finer: Rows, lon: Floats, lat: Floats, resolution: int) 
         near = disks.flatten().to_numpy()
         begin, end = np.searchsorted(cells, near, "left"), np.searchsorted(cells, near, "right")
         disk_starts = np.cumsum(sizes) - sizes
-        slot = _ranges(disk_starts[which], sizes[which])
+        slot = ranges(disk_starts[which], sizes[which])
         probes = np.repeat(rows, sizes[which])
         starts, counts = begin[slot], (end - begin)[slot]
     some = counts > 0
@@ -86,16 +87,9 @@ def _around(rows: Rows, finer: Rows, lon: Floats, lat: Floats, resolution: int) 
         stop = max(block + 1, int(np.searchsorted(ends, passed + _CANDIDATES_PER_BLOCK, "right")))
         yield (
             np.repeat(probes[block:stop], counts[block:stop]),
-            finer[_ranges(starts[block:stop], counts[block:stop])],
+            finer[ranges(starts[block:stop], counts[block:stop])],
         )
         block = stop
-
-
-def _ranges(starts: Rows, counts: Rows) -> Rows:
-    """``start … start + count − 1`` of each, one after another."""
-    before = np.cumsum(counts) - counts
-    rows: Rows = np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
-    return rows
 
 
 def _grown(bounds: Floats, distance_m: float) -> Floats:

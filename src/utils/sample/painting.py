@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.ragged import ranges
 from utils.sample.polygons import RAISED, SHADOW
 from utils.sample.scene import Scene
 
@@ -64,7 +65,7 @@ def _fixed_point_rings(
         return []
     counts = scene.starts[chosen + 1] - scene.starts[chosen]
     ends = np.cumsum(counts)
-    vertex = np.arange(ends[-1]) + np.repeat(scene.starts[chosen] - (ends - counts), counts)
+    vertex = ranges(scene.starts[chosen], counts)
     moved = scene.vertices[vertex] + scene.inward[vertex] * (EDGE_INSET_PX * pixel_m)
     pixels = np.column_stack([(moved[:, 0] - left) / pixel_m - 0.5, (top - moved[:, 1]) / pixel_m - 0.5])
     return np.split(np.round(pixels * (1 << FIXED_POINT_BITS)).astype(np.int32), ends[:-1])

@@ -7,6 +7,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely import Geometry, Polygon
 
+from utils.ragged import ranges
 from utils.sample.features import Landscape, Layer, Surface
 from utils.sample.polygons import GROUND, RAISED, Polygons, shadow_polygons, shadow_reach, sun_vector
 from utils.sample.spec import Acquisition
@@ -130,7 +131,7 @@ def _in_painting_order(parts: list[Polygons], landscape: Landscape, acquisition:
     begins = np.cumsum(counts) - counts
     counts = counts[rank]
     starts = np.concatenate([[0], np.cumsum(counts)])
-    gather = np.arange(starts[-1]) + np.repeat(begins[rank] - starts[:-1], counts)
+    gather = ranges(begins[rank], counts)
     vertices = np.concatenate([part.vertices for part in parts])[gather]
     exact = np.concatenate([part.exact for part in parts])[rank]
     surface = np.concatenate([part.surface for part in parts])[rank]

@@ -128,6 +128,7 @@ OUTSIDE = {
     "aoi": "area.geojson",
     "installed": ["2018-01-01", None],
     "keep_undated": False,
+    "deduplication": {"min_overlap": 0.3},
     "datasets": {"pv": {"doi": "10.1/x"}},
     "manifest": "doi_manifest.json",
     "vhr_acquired": "2023-06-14",

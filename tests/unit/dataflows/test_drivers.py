@@ -5,7 +5,7 @@ import pytest
 
 from dataflows import drivers
 from dataflows.config import from_mapping
-from dataflows.partition_loop import RunSummary
+from dataflows.run_summary import RunSummary
 from support.node_inputs import BANDS
 from support.scene_pairs import write_scene
 from utils.errors import AegirError, ConfigError, UnknownNameError
@@ -15,7 +15,7 @@ LEAST = {
     "labels": [{"table": "pv", "id": "id", "geometry": "geometry"}],
     "vhr": {"source": "local", "root": "vhr"},
 }
-AT_RUN_TIME = {"partition", "provenance", "commit_buffer"}
+AT_RUN_TIME = {"since_snapshot", "partition", "provenance", "commit_buffer"}
 
 
 @pytest.mark.parametrize("name", drivers.FLOWS)
@@ -107,7 +107,7 @@ def test_settings_of_the_change_flow_are_checked(config, words):
 
 
 def test_the_change_flow_does_not_take_a_builds_settings():
-    with pytest.raises(ConfigError, match="missing: after, before, msi"):
+    with pytest.raises(ConfigError, match="does not take a BuildConfig"):
         drivers.run("change", from_mapping(LEAST))
 
 

@@ -13,7 +13,7 @@ import pytest
 import rasterio
 import yaml
 
-from dataflows import terminal
+from dataflows import drivers, terminal
 from dataflows.__main__ import EXIT_REFUSED, main
 from store import lance_io
 from support import mini_region
@@ -220,17 +220,15 @@ def test_an_interrupt_before_the_first_chip_is_exit_code_130(options, capsys, mo
 
 
 def test_a_termination_midway_keeps_finished_partitions(region, tmp_path, monkeypatch):
-    from dataflows import drivers
-
     run = drivers.run
 
-    def killed(name, config, *, retry_errors, progress):
+    def killed(name, config, *, retry_errors, since_snapshot, progress):
         def report(summary):
             progress(summary)
             if summary.partitions_done == 2 and not summary.seconds:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        return run(name, config, retry_errors=retry_errors, progress=report)
+        return run(name, config, retry_errors=retry_errors, since_snapshot=since_snapshot, progress=report)
 
     monkeypatch.setattr(drivers, "run", killed)
     store = str(tmp_path / "store")
@@ -273,7 +271,9 @@ for arguments in (["plan", *config], ["explain", {uuid!r}, *store], ["draw", "--
     assert "usage: python -m dataflows" in done.stdout
     assert lance_io.open_table(tmp_path / "new", "training_data").count_rows() > 0
     drawn = sorted((tmp_path / "dags").iterdir())
-    assert len(drawn) == 12
+    pictures = [*drivers.FLOWS, "whole"]
+    assert {path.stem for path in drawn} == set(pictures)
+    assert len(drawn) == 3 * len(pictures)
     assert all(str(path) in done.stdout for path in drawn)
 
 

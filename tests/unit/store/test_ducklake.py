@@ -41,14 +41,6 @@ def ids(connection, snapshot=None):
     return ducklake.query(connection, f"SELECT id FROM lake.pv{at} ORDER BY id")["id"].to_pylist()
 
 
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    [("pv", '"pv"'), ("main.pv", '"main"."pv"'), ('a"b', '"a""b"'), ("x; DROP TABLE y", '"x; DROP TABLE y"')],
-)
-def test_quoted(name, wanted):
-    assert ducklake.quoted(name) == wanted
-
-
 def test_a_pinned_snapshot_does_not_see_later_rows(shared):
     with ducklake.connect(shared) as connection:
         newest = ducklake.latest_snapshot(connection)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import schemas
-from store.lance_io import conform
+from store.conformity import conform
 from store.schemas import TABLES, primary_key, profile_of, schema_for
 from support.store_rows import SMALL, rows_for
 from utils.errors import SchemaError, UnknownNameError

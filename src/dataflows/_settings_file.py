@@ -1,0 +1,40 @@
+"""A flow's settings as they stand in a YAML file, and the places they name."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import ConfigError
+
+
+def file_values(file: Path, flow: str) -> dict[str, Any]:
+    """Settings in a file of the flow ``flow``; the store is ``$AEGIR_STORE`` where the file names none.
+
+    Raises:
+        ConfigError: the file is no YAML mapping, or holds settings of another flow.
+    """
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds no settings")
+    found = values.pop("flow", flow)
+    if found != flow:
+        raise ConfigError(f"{file} holds settings of the flow {found!r}, not of `{flow}`")
+    if "store" not in values and (store := os.environ.get("AEGIR_STORE")):
+        values["store"] = store
+    return values
+
+
+def beside(file: Path, name: str, place: object) -> str:
+    """The path or address ``place``; a relative path is relative to the settings' file.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    if not isinstance(place, str):
+        raise ConfigError(f"{file}: {name} is {place!r}, not a path")
+    return place if "://" in place or Path(place).is_absolute() else str(file.parent / place)

@@ -1,0 +1,48 @@
+"""Settings of a flow under the names its nodes ask for."""
+
+from typing import Any
+
+from dataflows import mask_backends
+from dataflows.config import BuildConfig
+from dataflows.context_config import ContextConfig
+from utils.errors import UnknownNameError
+
+
+def build_inputs(config: BuildConfig) -> dict[str, Any]:
+    """Settings of the build flow under the names its nodes ask for.
+
+    Raises:
+        UnknownNameError: the mask backend does not exist.
+    """
+    if config.mask_backend not in mask_backends.names():
+        raise UnknownNameError("mask backend", config.mask_backend, mask_backends.names())
+    same = (
+        "catalog", "snapshot", "aoi", "keep_undated", "store", "vhr_acquired", "halo_px", "min_valid_fraction",
+        "mask_backend", "margin_share", "point_box_m", "min_overlap", "max_label_m",
+        "background_near_ratio", "background_far_ratio",
+        "partition_level", "split_level", "guard_m", "h3_resolution",
+    )  # fmt: skip
+    return {name: getattr(config, name) for name in same} | {
+        "label_tables": list(config.labels),
+        "aoi_bbox_lonlat": list(config.aoi_bbox_lonlat) if config.aoi_bbox_lonlat else None,
+        "installed": list(config.installed) if config.installed else None,
+        "split_fractions": list(config.split_fractions),
+        "vhr": dict(config.vhr),
+        "msi": dict(config.msi) if config.msi else None,
+        "mask_options": dict(config.mask_options),
+        "refinement": dict(config.refinement),
+        "thresholds": dict(config.thresholds),
+        "chip_profile": config.profile,
+        "deduplication": config.deduplication_rule,
+    }
+
+
+def context_inputs(config: ContextConfig) -> dict[str, Any]:
+    """Settings of the context flow under the names its nodes ask for."""
+    return {
+        "catalog": config.catalog,
+        "snapshot": config.snapshot,
+        "store": config.store,
+        "context_tables": list(config.context),
+        "target_table": config.targets,
+    }

@@ -1,0 +1,119 @@
+"""What runs did, in numbers, and the exit code that says so."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class FlowSummary(ABC):
+    """What a run of any flow did, as it stands now."""
+
+    flow: str
+    """Flow that ran."""
+    run_id: str = ""
+    """Id in the table ``runs``."""
+    status: str = "running"
+    """running, done, failed (rows in ``errors``) or interrupted."""
+    partitions: int = 0
+    """Partitions this run set out to do."""
+    partitions_done: int = 0
+    """Partitions done."""
+    partitions_failed: int = 0
+    """Partitions that failed as a whole."""
+    seconds: float = 0.0
+    """Wall time."""
+    store: str = ""
+    """Where the tables are."""
+
+    @property
+    @abstractmethod
+    def is_complete(self) -> bool:
+        """Whether all that was asked for is there."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all that was asked for is there, 3 when something is in ``errors`` instead, 130 interrupted."""
+        if self.status == "interrupted":
+            return 130
+        return 0 if self.is_complete else 3
+
+    def counts(self) -> dict[str, Any]:
+        """The summary as plain values."""
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class RunSummary(FlowSummary):
+    """What a run of the build flow, or of one without partitions, did."""
+
+    chips_planned: int = 0
+    """Chips of the configuration."""
+    chips_skipped: int = 0
+    """Chips already there."""
+    chips_failed_before: int = 0
+    """Chips left out because an earlier run failed on the same inputs; ``--retry-errors`` takes them in."""
+    chips_not_taken: int = 0
+    """Background chips that turned out to hold no data."""
+    chips_no_longer_planned: int = 0
+    """Rows of the table that this plan does not ask for and that stay: other days, earlier background draws."""
+    prompts_retired: int = 0
+    """Prompts whose label was deleted, moved or merged away; they and their masks are marked."""
+    masks_retired: int = 0
+    """Masks marked with them."""
+    chips_retired: int = 0
+    """Rows deleted because their mask rested on such a label; those still planned are made again."""
+    chips_pending: int = 0
+    """Chips this run set out to make."""
+    chips_made: int = 0
+    """Chips made, committed or waiting to be."""
+    chips_written: int = 0
+    """Rows committed to ``training_data``."""
+    chips_failed: int = 0
+    """Chips that failed in this run, those of failed partitions among them."""
+    inputs_failed: int = 0
+    """Labels, scenes and places refused while planning, for the first time with these settings."""
+    inputs_failed_before: int = 0
+    """Labels, scenes and places refused while planning, known from an earlier run."""
+    masks: dict[str, int] = field(default_factory=lambda: {"accept": 0, "review": 0, "reject": 0, "not_in_chip": 0})
+    """Masks per verdict."""
+
+    @property
+    def failed(self) -> int:
+        """Chips and inputs that failed in this run."""
+        return self.chips_failed + self.inputs_failed
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was asked for is there."""
+        return not (self.failed or self.chips_failed_before or self.inputs_failed_before)
+
+
+@dataclass(kw_only=True)
+class ContextSummary(FlowSummary):
+    """What a run of the context flow did. A row is one target and one context table."""
+
+    flow: str = "context"
+    targets: int = 0
+    """Chips or detections in the area of interest."""
+    rows_skipped: int = 0
+    """Rows already there."""
+    rows_pending: int = 0
+    """Rows this run set out to make."""
+    rows_made: int = 0
+    """Rows made, committed or waiting to be."""
+    rows_written: int = 0
+    """Rows committed to ``context``."""
+    rows_failed: int = 0
+    """Rows of partitions that failed as a whole."""
+    features: int = 0
+    """Features looked at; those near the edge of partitions more than once."""
+    failed: int = 0
+    """Features, targets and partitions that failed for the first time under these settings."""
+    failed_before: int = 0
+    """Likewise, known from an earlier run."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was asked for is there."""
+        return not (self.failed or self.failed_before or self.rows_failed)
