@@ -13,7 +13,7 @@ from dataflows._labels import checked
 from dataflows._placement import LabelledGround, PlacementRule, placed_labels
 from dataflows._positions import footprints_lonlat
 from store import ducklake
-from store.ducklake_changes import read_changes
+from store.ducklake_changes import read_changes, read_namesakes
 from store.ducklake_labels import LabelTable, read_labels
 from utils.errors import ConfigError
 from utils.geo import grown_bounds
@@ -30,7 +30,8 @@ def changed_labels(
 ) -> tuple[pa.Table | None, dict[str, Any]]:
     """Labels before and after every change since a snapshot, schema ``LABELS``; None for a whole plan.
 
-    Ids repeat. A state that is unusable made no chip and makes none.
+    Ids repeat. A state that is unusable made no chip and makes none. Labels that share an id count as changed, because
+    of them only the first counts.
 
     Raises:
         ConfigError: there is no catalogue, or labels are in files, which have no snapshots.
@@ -42,6 +43,8 @@ def changed_labels(
         raise ConfigError("label files have no snapshots; plan without --since-snapshot")
     with ducklake.connect(catalog) as connection:
         raw = read_changes(connection, label_tables, since_snapshot, label_snapshot)
+        namesakes = read_namesakes(connection, label_tables, label_snapshot, raw)
+    raw = pa.concat_tables([raw, namesakes])
     states = pa.concat_tables([LABELS.empty_table(), *(batch.labels for batch in checked(raw, label_tables, None))])
     return states, {"changes": len(raw), "usable": len(states)}
 
@@ -91,7 +94,8 @@ def changed_area(
     parts = footprints_lonlat(changed_ground.positions, chip_profile)
     if duplicate_reach_m is not None and len(parts):
         parts = _connected(_reader(catalog, label_tables, label_snapshot), parts, duplicate_reach_m)[1]
-    area = shapely.multipolygons(shapely.get_parts(parts))
+    # parts overlap, and a multi-polygon of those is invalid: labels where two overlap would count as outside
+    area = shapely.union_all(parts) if len(parts) else shapely.MultiPolygon()
     shapely.prepare(area)
     return area, {"parts": len(parts)}
 

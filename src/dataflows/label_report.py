@@ -151,7 +151,7 @@ def label_report(config: BuildConfig, *, limit: int | None = None, explain: bool
         AegirError: the catalogue, the area or the manifests cannot be read.
     """
     driver = build_driver("build", config)
-    found = driver.execute(["label_snapshot", "label_area"])
+    found = driver.execute(["label_snapshot", "label_area"], inputs={"since_snapshot": None})
     snapshot, area = found["label_snapshot"], found["label_area"]
     bounds = None if area is None else tuple(area.bounds)
     wanted = Wanted(bbox_lonlat=bounds, installed=config.installed, undated=config.keep_undated)

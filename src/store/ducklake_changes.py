@@ -7,7 +7,8 @@ import duckdb
 import pyarrow as pa
 
 from store.ducklake import LAKE
-from store.ducklake_labels import LAKE_LABELS, label_batches, label_source
+from store.ducklake_labels import LAKE_LABELS, label_batches, label_source, source_query
+from store.ducklake_label_sql import Wanted
 from store.label_mapping import LabelTable
 from store.sql import literal
 from utils.errors import ConfigError, LabelTableError
@@ -49,6 +50,39 @@ def read_changes(
         )
         batches += label_batches(connection, replace(source, relation=replace(source.relation, sql=changes)))
     return pa.Table.from_batches(batches, LAKE_LABELS)
+
+
+def read_namesakes(
+    connection: duckdb.DuckDBPyConnection, tables: Sequence[LabelTable], until: int, changes: pa.Table
+) -> pa.Table:
+    """Labels that share their id with a changed one, or with each other: which of them counts, the others decide.
+
+    Schema ``store.ducklake_labels.LAKE_LABELS``. An id that is used once and did not change brings nothing.
+
+    Args:
+        connection: from :func:`store.ducklake.connect`.
+        tables: label tables.
+        until: snapshot that is read.
+        changes: from :func:`read_changes`.
+
+    Raises:
+        LabelTableError: a table cannot be read.
+    """
+    queries = [source_query(label_source(connection, mapping, until), Wanted()) for mapping in tables]
+    every = " UNION ALL ".join(f"(SELECT *, coalesce(dataset, label_table) AS own FROM ({sql}))" for sql, _ in queries)
+    changed = changes.select(["dataset", "label_table", "label_id"])
+    connection.register("changed_labels", changed)
+    sql = (
+        f"WITH every AS NOT MATERIALIZED ({every}), "
+        "again AS (SELECT own, label_id FROM every GROUP BY ALL HAVING count(*) > 1 "
+        "UNION SELECT coalesce(dataset, label_table), label_id FROM changed_labels) "
+        "SELECT every.* EXCLUDE (own) FROM every SEMI JOIN again USING (own, label_id)"
+    )
+    try:
+        found = connection.execute(sql, [value for _, parameters in queries for value in parameters])
+        return found.to_arrow_table().cast(LAKE_LABELS)
+    except duckdb.Error as error:
+        raise LabelTableError(f"labels that share an id cannot be read: {error}") from error
 
 
 def _check_span(connection: duckdb.DuckDBPyConnection, since: int, until: int) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
@@ -118,10 +120,13 @@ def label_order(
     Raises:
         GeometryError: an id is used twice, or a kind is unknown.
     """
-    names, kinds, ids = (np.asarray(values, np.str_) for values in (dataset, kind, label_id))
-    _, ids_rank, counts = np.unique(ids, return_inverse=True, return_counts=True)
-    if (counts > 1).any():
-        raise GeometryError(f"{int((counts > 1).sum())} label ids are used more than once; ids must be unique")
+    names, kinds, ids = (_texts(values) for values in (dataset, kind, label_id))
+    by_id = pc.sort_indices(pa.array(ids, pa.string())).to_numpy()
+    twice = int((ids[by_id][1:] == ids[by_id][:-1]).sum())
+    if twice:
+        raise GeometryError(f"{twice} label ids are used more than once; ids must be unique")
+    ids_rank = np.empty(len(ids), np.int64)
+    ids_rank[by_id] = np.arange(len(ids))
     if not np.isin(kinds, KINDS).all():
         raise GeometryError(f"label kinds are {', '.join(KINDS)}, not {sorted(set(kinds.tolist()) - set(KINDS))}")
     trust = np.full(len(ids), len(rule.priority))
@@ -152,7 +157,7 @@ def duplicate_pairs(geometry: _Shapes, dataset: ArrayLike, rule: DeduplicationRu
         GeometryError: a geometry is missing, empty, not finite, off the globe, or a line or collection.
     """
     shapes = _checked(geometry)
-    _, owner = np.unique(np.asarray(dataset, np.str_), return_inverse=True)
+    owner = pc.dictionary_encode(pa.array(_texts(dataset), pa.string())).indices.to_numpy()
     bounds = shapely.bounds(shapes)
     joined = np.flatnonzero(bounds[:, 2] - bounds[:, 0] > 180)
     if len(joined):
@@ -175,6 +180,11 @@ def duplicate_pairs(geometry: _Shapes, dataset: ArrayLike, rule: DeduplicationRu
         overlap=overlap.astype(np.float32),
         distance_m=distance.astype(np.float32),
     )
+
+
+def _texts(values: ArrayLike) -> _Shapes:
+    """Values as text; NumPy's own takes the longest one's memory for each, and loses zero bytes at the end."""
+    return np.array([*map(str, np.asarray(values, object).ravel()), None], object)[:-1]
 
 
 def merges(pairs: Pairs, order: _Indices) -> Merges:

@@ -36,7 +36,7 @@ REPAIRS: dict[str, str] = {
 
 REASONS: dict[str, str] = {
     "missing": "the geometry is missing; add it or drop the label",
-    "unparsable": "the geometry cannot be parsed as WKB or WKT; mend or drop the label",
+    "unparsable": "the geometry cannot be parsed as WKB or WKT, or is curved; mend or drop the label",
     "empty": "the geometry is empty; mend or drop the label",
     "not_finite": "the geometry holds NaN or infinite coordinates; mend or drop the label",
     "line": "a label is a line; labels are points, boxes or polygons: buffer it before it enters the label table",

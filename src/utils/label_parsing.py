@@ -1,6 +1,8 @@
 """WKB and WKT columns to geometry, one broken value at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,15 +40,15 @@ def parsed_geometry(wkb: pa.Array | pa.ChunkedArray, wkt: pa.Array | pa.ChunkedA
     has_binary, has_text = ~absent(binary), ~absent(text)
     has_text &= ~has_binary
     geometry = np.full(len(binary), None, object)
-    geometry[has_binary] = shapely.from_wkb(binary[has_binary], on_invalid="ignore")
-    geometry[has_text] = shapely.from_wkt(text[has_text], on_invalid="ignore")
+    geometry[has_binary] = _read(binary[has_binary], shapely.from_wkb, "ignore")
+    geometry[has_text] = _read(text[has_text], shapely.from_wkt, "ignore")
     broken = (has_binary | has_text) & absent(geometry)
     for values, read, here in (
         (binary, shapely.from_wkb, broken & has_binary),
         (text, shapely.from_wkt, broken & has_text),
     ):
         if here.any():
-            geometry[here] = read(values[here], on_invalid="fix")
+            geometry[here] = _read(values[here], read, "fix")
     named = np.where(absent(geometry), 0, shapely.get_srid(geometry))
     return Parsed(
         geometry=geometry,
@@ -55,6 +57,18 @@ def parsed_geometry(wkb: pa.Array | pa.ChunkedArray, wkt: pa.Array | pa.ChunkedA
         unparsable=(has_binary | has_text) & absent(geometry),
         closed=broken & ~absent(geometry),
     )
+
+
+def _read(values: NDArray[np.object_], reader: Callable[..., Any], on_invalid: str) -> NDArray[np.object_]:
+    """Values parsed; None for those that cannot be, curves among them, for which shapely has no type."""
+    try:
+        found: NDArray[np.object_] = reader(values, on_invalid=on_invalid)
+    except NotImplementedError:
+        if len(values) == 1:
+            return np.full(1, None, object)
+        halves = (values[: len(values) // 2], values[len(values) // 2 :])
+        found = np.concatenate([_read(half, reader, on_invalid) for half in halves])
+    return found
 
 
 def absent(values: NDArray[np.object_]) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -291,3 +292,17 @@ def test_real_outlines_find_their_jittered_copies(real_data: Path) -> None:
     gone = merges(duplicate_pairs(shapes, dataset, rule), order)
     print(f"{len(first)} real outlines, {len(gone.merged)} of their copies merged")
     assert (gone.kept < len(first)).all()
+
+
+def test_ids_that_differ_in_a_trailing_zero_byte_are_two():
+    rule = DeduplicationRule()
+    assert label_order(["a"] * 3, ["box"] * 3, ["é", "x\0", "x"], rule).tolist() == [2, 1, 0]
+
+
+def test_one_long_id_does_not_take_its_memory_for_every_label():
+    ids = [str(number) for number in range(20_000)] + ["x" * 100_000]
+    tracemalloc.start()
+    label_order(["a"] * len(ids), ["box"] * len(ids), ids, DeduplicationRule())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6

@@ -285,3 +285,12 @@ def test_input_is_left_as_it_was():
     before = raw["geometry_wkt"].to_pylist()
     checked_batch(raw, GeometryRules())
     assert raw["geometry_wkt"].to_pylist() == before
+
+
+def test_curves_are_refused_and_their_neighbours_read():
+    wkt = ["POINT (1 1)", "CURVEPOLYGON ((0 0, 1 0, 1 1, 0 0))", "POLYGON ((0 0, 1 0, 1 1, 0 0))", "POINT (2 2)"]
+    found = repaired_geometry(pa.nulls(4, pa.binary()), pa.array(wkt), GeometryRules())
+    assert found.reasons.tolist() == [None, "unparsable", None, None]
+    curve = bytes.fromhex("01") + (8).to_bytes(4, "little") + bytes(4)
+    binary = repaired_geometry(pa.array([curve, shapely.Point(1, 1).wkb]), pa.nulls(2, pa.string()), GeometryRules())
+    assert binary.reasons.tolist() == ["unparsable", None]
