@@ -178,7 +178,7 @@ def placed_labels(
 class _Block:
     """Some labels at once."""
 
-    ids: list[str]
+    names: pa.Table
     lonlat: Shapes
     kinds: NDArray[np.object_]
     failures: list[Failure]
@@ -186,7 +186,7 @@ class _Block:
     @classmethod
     def of(cls, labels: pa.Table) -> "_Block":
         return cls(
-            ids=labels["label_id"].to_pylist(),
+            names=labels.select([name for name in ("label_id", "merged") if name in labels.column_names]),
             lonlat=shapely.from_wkb(labels["geometry"].to_numpy()),
             kinds=labels["kind"].to_numpy(),
             failures=[],
@@ -235,8 +235,14 @@ class _Block:
         return utm[good], rows[good]
 
     def _fail(self, rows: Rows, error_of: Callable[[int], AegirError]) -> None:
+        named = self.names.take(pa.array(rows)).to_pylist()
         self.failures += [
-            Failure.of("label_placement", error_of(int(row)), input_ids=(self.ids[int(row)],)) for row in rows
+            Failure.of(
+                "label_placement",
+                error_of(int(row)),
+                input_ids=(label["label_id"], *(name for name, _ in label.get("merged") or ())),
+            )
+            for row, label in zip(rows, named, strict=True)
         ]
 
 

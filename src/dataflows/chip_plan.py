@@ -141,10 +141,10 @@ def _uncovered(refused: dict[Position, str], ground: LabelledGround, labels: pa.
     if not refused:
         return []
     asked, rows = ground.rows_at(*np.array(list(refused), np.int64).T)
-    ids = labels["label_id"].take(ground.chips["label"].take(pa.array(rows))).to_pylist()
+    on = labels.select(["label_id", "merged"]).take(ground.chips["label"].take(pa.array(rows))).to_pylist()
     named: dict[int, list[str]] = defaultdict(list)
-    for position, label_id in zip(asked.tolist(), ids, strict=True):
-        named[position].append(label_id)
+    for position, label in zip(asked.tolist(), on, strict=True):
+        named[position] += [label["label_id"], *(name for name, _ in label["merged"])]
     return [
         Failure.of(
             "labelled_coverage",

@@ -86,7 +86,7 @@ class Lake:
 
     def __init__(self, root, centre, seed):
         self.catalog, self.data = root / "lake.ducklake", root / "lake"
-        self.centre, self.random, self.next_id = centre, random.Random(seed), 0
+        self.centre, self.random, self.next_id = centre, random.Random(seed), 0  # noqa: S311 - edits to try, no secrets
         self.run("CREATE TABLE lake.a (id VARCHAR, wkt VARCHAR)", "CREATE TABLE lake.b (id VARCHAR, wkt VARCHAR)")
         self.run(*(self.insert() for _ in range(30)))
 
@@ -176,7 +176,7 @@ def test_an_incremental_plan_leaves_what_a_whole_plan_leaves(tmp_path, monkeypat
     }
     config = from_mapping(settings)
     stored = RecordedStore(config.build_config)
-    monkeypatch.setattr(lance_io, "scan", lambda *args, **options: stored.scan(*args, **options))
+    monkeypatch.setattr(lance_io, "scan", stored.scan)
     whole = drivers.plan_build(config)
     stored = stored.after(whole, config)
     rule = whole.made_once["split_rule"]
