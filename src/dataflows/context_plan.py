@@ -15,8 +15,7 @@ from store import lance_io
 from store.context_targets import target_batches
 from store.ducklake_context import ContextTable, table_uuid
 from store.fingerprint import digest
-from utils.context import centres_lonlat
-from utils.context_places import usable_geometries
+from utils.context_places import centres_lonlat, usable_geometries
 from utils.failures import Failure
 from utils.geo import s2_cells
 

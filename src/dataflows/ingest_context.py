@@ -19,10 +19,10 @@ from store.context_buffer import ContextBuffer
 from store.context_targets import TargetTable
 from store.ducklake_context import ContextTable, broken_features, content_snapshot, raw_features
 from store.schemas import CONTEXT
-from utils.context import centres_lonlat, context_by_cell
+from utils.context import context_by_cell
 from utils.context_cells import join_level
 from utils.context_features import usable_features
-from utils.context_places import local_bounds, usable_geometries
+from utils.context_places import centres_lonlat, local_bounds, usable_geometries
 from utils.context_rule import GEOMETRY
 from utils.errors import CRSError, GeometryError, LabelError, LabelTableError
 from utils.failures import Failure

@@ -1,6 +1,5 @@
 """What stands around chips and detections: distance, overlap and class of the features near each, exact."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +8,10 @@ import pyarrow.compute as pc
 import shapely
 from numpy.typing import NDArray
 
-from utils.context_cells import Covering, covering, join_level, shared_cells
-from utils.context_places import Geometries, clipped, in_metres, local_bounds
+from utils.context_pairs import Local, box_gaps, candidates, zones
+from utils.context_places import Geometries
 from utils.context_rule import OWN_COLUMNS, ContextRule
-from utils.errors import ConfigError, GeometryError
-from utils.geo import utm_epsgs
-
-_BLOCK = 1024
+from utils.errors import ConfigError
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -64,8 +60,8 @@ def context_by_cell(targets: pa.Table, features: pa.Table, rule: ContextRule, *,
     classes = features["feature_class"].combine_chunks().dictionary_encode() if rule.kind == "classes" else None
     sizes = shapely.area(shapes)
     found = _Found.of(place, rule.search_m)
-    for zone, chosen in _zones(place):
-        for local, t, f in _candidates(place[chosen], shapes, zone, rule.search_m):
+    for zone, chosen in zones(place):
+        for local, t, f in candidates(place[chosen], shapes, zone, rule.search_m):
             pairs = _Pairs(rows=chosen[t], t=t, f=f, features=local.feature_of[f], rank=np.asarray(ids, np.int64))
             touching, overlaps = _touch(found, local, pairs)
             _take_nearest(found, local, pairs, touching, overlaps)
@@ -117,89 +113,10 @@ class _Pairs:
     """Order of the features' ids, by row."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Local:
-    """Geometries in the metres of one zone."""
-
-    targets: Geometries
-    features: Geometries
-    feature_of: _Ints
-    """Row of the feature table each of ``features`` stands in."""
-
-
 def _read(column: pa.ChunkedArray) -> Geometries:
     geometries = np.empty(len(column), object)
     geometries[:] = shapely.from_wkb(column.to_numpy())
     return np.asarray(shapely.force_2d(geometries), object).reshape(len(column))
-
-
-def centres_lonlat(geometries: Geometries) -> _Floats:
-    """Centre of each geometry's largest part, shape (n, 2): longitude, latitude. Parts lie on one side of ±180."""
-    parts, owner = shapely.get_parts(geometries, return_index=True)
-    order = np.lexsort((-shapely.area(parts), owner))
-    first = order[np.searchsorted(owner[order], np.arange(len(geometries)))] if len(parts) else order
-    bounds = shapely.bounds(parts[first])
-    return np.column_stack([(bounds[:, 0] + bounds[:, 2]) / 2, (bounds[:, 1] + bounds[:, 3]) / 2])
-
-
-def _zones(targets: Geometries) -> Iterator[tuple[int, _Ints]]:
-    """EPSG code of each UTM zone and the targets whose centre lies in it."""
-    if (shapely.is_missing(targets) | shapely.is_empty(targets)).any():
-        raise GeometryError("a target has no geometry; leave it out before the join")
-    centres = centres_lonlat(targets)
-    zones = utm_epsgs(centres[:, 0], centres[:, 1]) if len(targets) else np.empty(0, np.int32)
-    for zone in np.unique(zones):
-        yield int(zone), np.flatnonzero(zones == zone)
-
-
-def _candidates(
-    targets: Geometries, features: Geometries, epsg: int, search_m: float
-) -> Iterator[tuple[_Local, _Ints, _Ints]]:
-    """Local geometries and, for a block of targets at a time, the pairs whose boxes lie within ``search_m``."""
-    centre_lon = (epsg % 100) * 6 - 183.0
-    # grid metres are at most 0.1 % longer than ground metres within a zone
-    reach_m = 1.01 * search_m + 1.0
-    near = clipped(features, local_bounds(targets, centre_lon, reach_m))
-    kept = np.flatnonzero(~shapely.is_empty(near))
-    level = join_level(reach_m + 50.0)
-    cells = covering(near[kept], level, adaptive=True)
-    wanted = covering(targets, level, grow_m=reach_m)
-    used = np.unique(shared_cells(_all_of(wanted), cells)[1])
-    back = np.full(len(kept), -1, np.int64)
-    back[used] = np.arange(len(used))
-    local = _Local(targets=in_metres(targets, epsg), features=in_metres(near[kept[used]], epsg), feature_of=kept[used])
-    shapely.prepare(local.targets)
-    boxes, others = shapely.bounds(local.targets), shapely.bounds(local.features)
-    # targets that share cells are looked at together
-    first = wanted.cells[np.searchsorted(wanted.owners, np.arange(len(targets)))]
-    order = np.argsort(first, kind="stable")
-    for start in range(0, len(order), _BLOCK):
-        some = np.sort(order[start : start + _BLOCK])
-        t, f = shared_cells(_some_of(wanted, some, len(targets)), cells)
-        t, f = some[t], back[f]
-        close = _gap(boxes[t], others[f]) <= search_m
-        yield local, t[close], f[close]
-
-
-def _all_of(wanted: Covering) -> Covering:
-    """The cells of all targets as those of one."""
-    cells, first = np.unique(wanted.cells, return_index=True)
-    return Covering(owners=np.zeros(len(cells), np.int64), cells=cells, levels=wanted.levels[first])
-
-
-def _some_of(wanted: Covering, some: _Ints, count: int) -> Covering:
-    """The cells of some targets, which are counted anew."""
-    place = np.full(count, -1, np.int64)
-    place[some] = np.arange(len(some))
-    owners = place[wanted.owners]
-    return Covering(owners=owners[owners >= 0], cells=wanted.cells[owners >= 0], levels=wanted.levels[owners >= 0])
-
-
-def _gap(boxes: _Floats, others: _Floats) -> _Floats:
-    """Distance between boxes, 0 where they touch."""
-    x = np.maximum(np.maximum(others[:, 0] - boxes[:, 2], boxes[:, 0] - others[:, 2]), 0)
-    y = np.maximum(np.maximum(others[:, 1] - boxes[:, 3], boxes[:, 1] - others[:, 3]), 0)
-    return np.hypot(x, y)
 
 
 def _span(boxes: _Floats, others: _Floats) -> _Floats:
@@ -209,10 +126,10 @@ def _span(boxes: _Floats, others: _Floats) -> _Floats:
     return np.hypot(x, y)
 
 
-def _touch(found: _Found, local: _Local, pairs: _Pairs) -> tuple[_Ints, Geometries]:
+def _touch(found: _Found, local: Local, pairs: _Pairs) -> tuple[_Ints, Geometries]:
     """Pairs that touch, and their common part; counts and covered areas are filled in."""
     targets, features = local.targets[pairs.t], local.features[pairs.f]
-    close = np.flatnonzero(_gap(shapely.bounds(targets), shapely.bounds(features)) == 0)
+    close = np.flatnonzero(box_gaps(shapely.bounds(targets), shapely.bounds(features)) == 0)
     touching = close[shapely.intersects(targets[close], features[close])]
     np.add.at(found.count, pairs.rows[touching], 1)
     targets, features = targets[touching], features[touching]
@@ -247,7 +164,7 @@ def _covered(owners: _Ints, overlaps: Geometries) -> tuple[_Ints, _Floats]:
     return groups, areas
 
 
-def _take_nearest(found: _Found, local: _Local, pairs: _Pairs, touching: _Ints, overlaps: Geometries) -> None:
+def _take_nearest(found: _Found, local: Local, pairs: _Pairs, touching: _Ints, overlaps: Geometries) -> None:
     touched = np.zeros(len(local.targets), np.bool_)
     touched[pairs.t[touching]] = True
     apart = np.flatnonzero(~touched[pairs.t])
@@ -255,7 +172,7 @@ def _take_nearest(found: _Found, local: _Local, pairs: _Pairs, touching: _Ints, 
     # a feature whose box is farther off than the whole of another cannot be the nearest
     least = np.full(len(local.targets), np.inf)
     np.minimum.at(least, pairs.t[apart], _span(boxes, others))
-    apart = apart[_gap(boxes, others) <= least[pairs.t[apart]]]
+    apart = apart[box_gaps(boxes, others) <= least[pairs.t[apart]]]
     distance_m = shapely.distance(local.targets[pairs.t[apart]], local.features[pairs.f[apart]])
     apart, distance_m = apart[distance_m <= found.search_m], distance_m[distance_m <= found.search_m]
     chosen = np.concatenate([touching, apart])
@@ -270,7 +187,7 @@ def _take_nearest(found: _Found, local: _Local, pairs: _Pairs, touching: _Ints, 
 
 def _classify(
     found: _Found,
-    local: _Local,
+    local: Local,
     pairs: _Pairs,
     touching: _Ints,
     overlaps: Geometries,

@@ -196,3 +196,12 @@ def in_metres(geometries: Geometries, epsg: int) -> Geometries:
     for i in np.flatnonzero(~shapely.is_valid(moved)):
         moved[i] = _mended(moved[i])
     return moved
+
+
+def centres_lonlat(geometries: Geometries) -> NDArray[np.float64]:
+    """Centre of each geometry's largest part, shape (n, 2): longitude, latitude. Parts lie on one side of ±180."""
+    parts, owner = shapely.get_parts(geometries, return_index=True)
+    order = np.lexsort((-shapely.area(parts), owner))
+    first = order[np.searchsorted(owner[order], np.arange(len(geometries)))] if len(parts) else order
+    bounds = shapely.bounds(parts[first])
+    return np.column_stack([(bounds[:, 0] + bounds[:, 2]) / 2, (bounds[:, 1] + bounds[:, 3]) / 2])

@@ -10,22 +10,11 @@ from dataflows.__main__ import main
 from dataflows.config import from_mapping
 from store import ducklake, lance_io
 from support import mini_region
+from support.mini_region import change
 from utils.errors import ConfigError, LabelTableError
 from utils.geo import reproject
 
 COMPARED = ["uuid", "chip_role", "input_set", "generated_mask", "vhr_image_chip", "n_prompts", "split", "split_cell"]
-
-
-def change(region, *statements):
-    """Run SQL on the lake; returns the newest snapshot before and after."""
-    catalog = region.settings["catalog"]
-    connection = ducklake.connect(catalog, data_path=region.root / "labels.files", create=True)
-    before = ducklake.latest_snapshot(connection)
-    for statement in statements:
-        connection.execute(statement)
-    after = ducklake.latest_snapshot(connection)
-    connection.close()
-    return before, after
 
 
 def box_at(x, y, width=12, height=9):

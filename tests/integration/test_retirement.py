@@ -5,8 +5,9 @@ import shapely
 
 from dataflows import drivers
 from dataflows.config import from_mapping
-from store import ducklake, lance_io
+from store import lance_io
 from support import mini_region
+from support.mini_region import change
 from utils.geo import reproject
 
 CHIPS = ["uuid", "chip_role", "input_set", "generated_mask", "n_prompts", "split", "created_at"]
@@ -18,21 +19,6 @@ def region(tmp_path):
     made = mini_region.make(tmp_path / "region", background_near_ratio=1.0, background_far_ratio=1.0)
     assert drivers.run("build", made.settings).exit_code == 0
     return made
-
-
-def change(region, *statements):
-    """Run SQL on the lake; returns the newest snapshot before and after."""
-    connection = ducklake.connect(
-        region.settings["catalog"],
-        data_path=region.root / "labels.files",
-        create=True,
-    )
-    before = ducklake.latest_snapshot(connection)
-    for statement in statements:
-        connection.execute(statement)
-    after = ducklake.latest_snapshot(connection)
-    connection.close()
-    return before, after
 
 
 def rows(region, table, columns, where=None):

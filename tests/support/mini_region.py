@@ -36,6 +36,16 @@ class MiniRegion:
         return sorted((self.root / "vhr").glob("*.tif"))
 
 
+def change(region: MiniRegion, *statements: str) -> tuple[int, int]:
+    """Run SQL on the region's lake; returns the newest snapshot before and after."""
+    data = region.root / "labels.files"
+    with ducklake.connect(region.settings["catalog"], data_path=data, create=True) as connection:
+        before = ducklake.latest_snapshot(connection)
+        for statement in statements:
+            connection.execute(statement)
+        return before, ducklake.latest_snapshot(connection)
+
+
 def pv_boxes() -> list[shapely.Polygon]:
     """The arrays as boxes in UTM metres."""
     return [shapely.box(LEFT + x, BOTTOM + y, LEFT + x + w, BOTTOM + y + h) for x, y, w, h in PV]

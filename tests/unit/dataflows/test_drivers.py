@@ -15,7 +15,7 @@ LEAST = {
     "labels": [{"table": "pv", "id": "id", "geometry": "geometry"}],
     "vhr": {"source": "local", "root": "vhr"},
 }
-AT_RUN_TIME = {"since_snapshot", "partition", "provenance", "commit_buffer"}
+AT_RUN_TIME = {"partition", "provenance", "commit_buffer", "since_snapshot"}
 
 
 @pytest.mark.parametrize("name", drivers.FLOWS)

@@ -237,7 +237,7 @@ def test_no_feature_within_reach_is_lost(lon, lat, side, angle, gap):
 
 
 def context_zone(target):
-    from utils.context import centres_lonlat
+    from utils.context_places import centres_lonlat
     from utils.geo import utm_epsg
 
     return utm_epsg(*centres_lonlat(np.array([target], object))[0])
