@@ -7,8 +7,8 @@ import duckdb
 import pyarrow as pa
 
 from store.ducklake import LAKE
-from store.ducklake_labels import LAKE_LABELS, label_batches, label_source, source_query
 from store.ducklake_label_sql import Wanted
+from store.ducklake_labels import LAKE_LABELS, label_batches, label_source, source_query
 from store.label_mapping import LabelTable
 from utils.errors import ConfigError, LabelTableError
 
