@@ -126,6 +126,8 @@ class LabelReport:
     """Dataset → manifest, unknown where there is none."""
     limited_to: int | None = None
     """Rows per source that were looked at; None is all."""
+    priority_without_labels: list[str] = field(default_factory=list)
+    """Datasets ``deduplication.priority`` names and no label read belongs to: elsewhere, or misspelt."""
 
     @property
     def exit_code(self) -> int:
@@ -175,6 +177,7 @@ def label_report(config: BuildConfig, *, limit: int | None = None, explain: bool
         sources=reports,
         manifests=manifests_of(names, known),
         limited_to=limit,
+        priority_without_labels=[name for name in config.deduplication_rule.priority if name not in names],
     )
 
 

@@ -31,6 +31,10 @@ def print_label_report(report: LabelReport) -> None:
                 }
             )
             console.print(dataset_text(name, known), style=None if known else "yellow")
+    if report.priority_without_labels:
+        named = ", ".join(report.priority_without_labels)
+        console.print()
+        console.print(f"deduplication.priority names {named}: no label read here is of that dataset", style="yellow")
     kept, refused = (sum(getattr(s, key) for s in report.sources) for key in ("kept", "refused"))
     unread = sum(1 for source in report.sources if source.problem)
     console.print()

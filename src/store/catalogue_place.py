@@ -20,7 +20,7 @@ HIDDEN = "***"
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _HIDDEN_KEYS = "password|sslpassword"
 _URL = re.compile(r"^postgres(?:ql)?://", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(?P<before>^[a-z]+://[^:/?#@]*:)(?P<secret>.*)(?=@)", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^:/?#@]*:)(?P<secret>.*)(?=@)", re.IGNORECASE)
 _QUERY_SECRET = re.compile(rf"(?P<before>[?&](?:{_HIDDEN_KEYS})=)(?P<secret>[^&#]*)", re.IGNORECASE)
 _CONNINFO_SECRET = re.compile(
     rf"(?P<before>\b(?:{_HIDDEN_KEYS})\s*=\s*)(?P<secret>'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)+)", re.IGNORECASE
@@ -51,8 +51,6 @@ class CataloguePlace:
 def redacted(catalog: str | Path) -> str:
     """``catalog`` without passwords: the only form that goes into settings, tables, logs and messages."""
     text = _bare(str(catalog)) if is_server(catalog) else str(catalog)
-    if not is_server(text):
-        return text
     for pattern in _patterns(text):
         text = pattern.sub(lambda found: found["before"] + HIDDEN, text)
     return text
@@ -139,12 +137,17 @@ def _spellings(secrets: object) -> list[str]:
 
 
 def _patterns(text: str) -> tuple[re.Pattern[str], ...]:
-    return (_URL_PASSWORD, _QUERY_SECRET) if _URL.match(_bare(text)) else (_CONNINFO_SECRET,)
+    """What may be secret in a catalogue's text; in one of no known form, everything that looks like it."""
+    url = (_URL_PASSWORD, _QUERY_SECRET)
+    if not is_server(text):
+        return (*url, _CONNINFO_SECRET)
+    return url if _URL.match(_bare(text)) else (_CONNINFO_SECRET,)
 
 
 def _bare(text: str) -> str:
     """The place without ``ducklake:``, and a URL without ``postgres:`` before it."""
-    text = text[len("ducklake:") :] if text.lower().startswith("ducklake:") else text
+    text = text.strip()
+    text = text[len("ducklake:") :].lstrip() if text.lower().startswith("ducklake:") else text
     inner = text.partition(":")[2]
     return inner if text.lower().startswith("postgres:") and _URL.match(inner) else text
 

@@ -74,6 +74,14 @@ def test_the_terminal_shows_what_the_json_says(settings, capsys, monkeypatch):
         assert words in shown
 
 
+def test_a_priority_nobody_answers_to_is_told(settings, capsys):
+    with settings.open("a") as file:
+        file.write("deduplication: {priority: [d, misspelt]}\n")
+    assert checked(capsys, settings)[1]["priority_without_labels"] == ["misspelt"]
+    main(["labels", "check", "--config", str(settings)])
+    assert "deduplication.priority names misspelt" in " ".join(capsys.readouterr().out.split())
+
+
 def test_exit_codes(settings, capsys):
     assert checked(capsys, settings, "--limit", "2")[0] == 0
     code, report = checked(
