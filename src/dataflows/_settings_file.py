@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from store.catalogue_place import is_server
 from utils.errors import ConfigError
 
 
@@ -38,3 +39,18 @@ def beside(file: Path, name: str, place: object) -> str:
     if not isinstance(place, str):
         raise ConfigError(f"{file}: {name} is {place!r}, not a path")
     return place if "://" in place or Path(place).is_absolute() else str(file.parent / place)
+
+
+def catalog_beside(file: Path, catalog: object) -> str:
+    """A catalogue, its relative path relative to the settings' file; a server stays as it is.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    if not isinstance(catalog, str) or not catalog or is_server(catalog):
+        return str(catalog) if isinstance(catalog, str) else beside(file, "catalog", catalog)
+    path, prefix = catalog, ""
+    for kind in ("ducklake:", "sqlite:", "duckdb:"):
+        if path.lower().startswith(kind):
+            path, prefix = path[len(kind) :], prefix + path[: len(kind)]
+    return prefix + beside(file, "catalog", path)

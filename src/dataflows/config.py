@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dataflows._settings import field_value, listed, section
-from dataflows._settings_file import beside, file_values
+from dataflows._settings_file import beside, catalog_beside, file_values
 from store.area_of_interest import is_wkt
-from store.catalogue_place import is_server, sealed
+from store.catalogue_place import sealed
 from store.dataset_manifests import stated_manifests
 from store.ducklake_labels import LabelTable
 from store.fingerprint import digest
@@ -270,12 +270,9 @@ def load(path: str | Path, *, labels_only: bool = False, **changes: Any) -> Buil
 
 def _place_labels(file: Path, values: dict[str, Any]) -> None:
     """Make places of catalogue, area and label files relative to the settings' file."""
-    catalog, aoi, labels = (values.get(name) for name in ("catalog", "aoi", "labels"))
-    if isinstance(catalog, str) and catalog and not is_server(catalog):
-        prefix, rest = _prefix(catalog)
-        values["catalog"] = prefix + beside(file, "catalog", rest)
-    elif catalog and not isinstance(catalog, str):
-        beside(file, "catalog", catalog)
+    aoi, labels = values.get("aoi"), values.get("labels")
+    if values.get("catalog"):
+        values["catalog"] = catalog_beside(file, values["catalog"])
     if isinstance(aoi, str) and aoi and not is_wkt(aoi):
         values["aoi"] = beside(file, "aoi", aoi)
     if isinstance(labels, list):
@@ -285,12 +282,3 @@ def _place_labels(file: Path, values: dict[str, Any]) -> None:
             else entry
             for entry in labels
         ]
-
-
-def _prefix(catalog: str) -> tuple[str, str]:
-    """The kind a catalogue is called by, with its colon, and its path."""
-    path, prefix = catalog, ""
-    for kind in ("ducklake:", "sqlite:", "duckdb:"):
-        if path.lower().startswith(kind):
-            path, prefix = path[len(kind) :], prefix + kind
-    return prefix, path

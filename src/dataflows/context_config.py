@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from dataflows._settings_file import file_values
+from dataflows._settings_file import catalog_beside, file_values
+from store.catalogue_place import sealed
 from store.context_targets import TargetTable
 from store.ducklake_context import ContextTable
 from store.fingerprint import digest
@@ -35,7 +36,8 @@ class ContextConfig:
     """Partitions per commit."""
 
     def __post_init__(self) -> None:
-        """Refuse values no flow could run with."""
+        """Refuse values no flow could run with; a password in ``catalog`` stays in memory only."""
+        object.__setattr__(self, "catalog", sealed(self.catalog))
         problems = []
         if not self.store or not self.catalog:
             problems.append("store and catalog must name places")
@@ -124,9 +126,7 @@ def load(path: str | Path, **changes: Any) -> ContextConfig:
     if not file.is_file():
         raise ConfigError(f"no settings at {file}; write a context.yaml for your lake (docs/context.md)")
     values = file_values(file, "context")
-    catalog = values.get("catalog")
-    # catalogues in databases (sqlite:, postgres:) and absolute paths stay as they are
-    if isinstance(catalog, str) and ":" not in catalog and not Path(catalog).is_absolute():
-        values["catalog"] = str(file.parent / catalog)
+    if values.get("catalog"):
+        values["catalog"] = catalog_beside(file, values["catalog"])
     merged = {name: value for name, value in (values | changes).items() if value is not None or name not in changes}
     return from_mapping(merged)
