@@ -46,6 +46,8 @@ class LabelScope:
     """(``label_catalog``, ``label_table``) pairs that were read."""
     installed: tuple[date | None, date | None] | None = None
     """First and last day of installation that was asked for, each open when None; None is all labels."""
+    keep_undated: bool = True
+    """Whether labels without a date were read although days of installation were asked for."""
     area_of_interest: shapely.Geometry | None
     """Ground whose labels were read, EPSG:4326; None is everywhere."""
     changed_ground: LabelledGround | None
@@ -60,11 +62,6 @@ class LabelScope:
     """Chips of the plan."""
     profile: ChipProfile
     """Chip profile of the table."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether every place is judged."""
-        return self.area_of_interest is None and self.changed_ground is None
 
 
 def retirement_of(stored_prompts: pa.Table, stored_chips: pa.Table, scope: LabelScope) -> Retirement:
@@ -96,6 +93,8 @@ def retirement_of(stored_prompts: pa.Table, stored_chips: pa.Table, scope: Label
     background = pc.not_equal(stored_chips["chip_role"], "labelled").to_numpy()
     planned = pc.is_in(stored_chips["uuid"], scope.chips["uuid"].combine_chunks()).to_numpy()
     taken_back = judged & ~by_hand & (made_from | (background & touched & ~planned))
+    across = np.flatnonzero(background & ~by_hand & ~planned & ~taken_back)
+    taken_back[across] = _touched_across_zones(epsg[across], ix[across], iy[across], scope)
     news = gone & stored_prompts["retired_at"].is_null().to_numpy()
     return Retirement(
         prompt_ids=tuple(sorted(stored_prompts["prompt_id"].to_numpy()[news].tolist())),
@@ -134,20 +133,36 @@ def _gone(prompts: pa.Table, judged: set[str], stored: set[str], scope: LabelSco
     uuids = prompts["uuid"].to_pylist()
     sources = zip(prompts["label_catalog"].to_pylist(), prompts["label_table"].to_pylist(), strict=True)
     # a prompt whose chip was taken back has no place of its own any more
-    here = [uuid in judged or (scope.is_whole and uuid not in stored) for uuid in uuids]
-    may = np.array([at and source in scope.sources for at, source in zip(here, sources, strict=True)], np.bool_)
-    may &= _asked_for(prompts["installed_on"], scope.installed)
+    homeless = np.array([uuid not in stored for uuid in uuids], np.bool_)
+    homeless[homeless] = _in_scope(prompts["label_geometry"].filter(pa.array(homeless)), scope)
+    here = homeless | np.array([uuid in judged for uuid in uuids], np.bool_)
+    may = here & np.array([source in scope.sources for source in sources], np.bool_)
+    may &= _asked_for(prompts["installed_on"], scope)
     planned = pc.is_in(prompts["uuid"], scope.chips["uuid"].combine_chunks()).to_numpy()
     asked = pc.is_in(prompts["prompt_id"], scope.prompts["prompt_id"].combine_chunks()).to_numpy()
     return may & np.where(planned, ~asked, ~_unchanged(prompts, scope.labels))
 
 
-def _asked_for(installed_on: pa.ChunkedArray, installed: tuple[date | None, date | None] | None) -> NDArray[np.bool_]:
-    """Whether labels of these dates are among those asked for; undated ones always are."""
+def _in_scope(label_geometry: pa.ChunkedArray, scope: LabelScope) -> NDArray[np.bool_]:
+    """Whether labels (WKB, EPSG:4326) lie on ground under judgement, all of whose labels were read."""
+    shapes = shapely.from_wkb(label_geometry.to_numpy())
+    inside = np.ones(len(shapes), np.bool_)
+    if scope.area_of_interest is not None:
+        inside &= shapely.intersects(scope.area_of_interest, shapes)
+    if scope.changed_ground is not None:
+        changed = shapely.STRtree(footprints_lonlat(scope.changed_ground.positions, scope.profile))
+        inside &= np.isin(np.arange(len(shapes)), changed.query(shapes, predicate="intersects")[0])
+    return inside
+
+
+def _asked_for(installed_on: pa.ChunkedArray, scope: LabelScope) -> NDArray[np.bool_]:
+    """Whether labels of these dates are among those asked for."""
     inside = np.ones(len(installed_on), np.bool_)
-    for day, beyond in zip(installed or (None, None), (pc.less, pc.greater), strict=True):
+    for day, beyond in zip(scope.installed or (None, None), (pc.less, pc.greater), strict=True):
         if day is not None:
             inside &= ~pc.fill_null(beyond(installed_on, pa.scalar(day, pa.date32())), False).to_numpy()
+    if scope.installed is not None and not scope.keep_undated:
+        inside &= installed_on.is_valid().to_numpy()
     return inside
 
 
@@ -181,9 +196,32 @@ def _judged(
     if scope.changed_ground is not None:
         judged &= _touched(epsg, ix, iy, scope.changed_ground)
     if scope.area_of_interest is not None and len(epsg):
-        positions = list(zip(epsg.tolist(), ix.tolist(), iy.tolist(), strict=True))
-        judged &= shapely.intersects(scope.area_of_interest, footprints_lonlat(positions, scope.profile))
+        judged &= shapely.intersects(scope.area_of_interest, _outlines(epsg, ix, iy, scope))
     return judged
+
+
+def _touched_across_zones(
+    epsg: NDArray[np.int64], ix: NDArray[np.int64], iy: NDArray[np.int64], scope: LabelScope
+) -> NDArray[np.bool_]:
+    """Whether chips of the area lie under labels whose lattice is that of another zone."""
+    touched = np.zeros(len(epsg), np.bool_)
+    for zone in np.unique(epsg).tolist():
+        foreign = scope.labelled_ground.elsewhere(zone)[1]
+        here = np.flatnonzero(epsg == zone)
+        if len(foreign):
+            outlines = _outlines(epsg[here], ix[here], iy[here], scope)
+            tree = shapely.STRtree(shapely.from_wkb(scope.labels["geometry"].take(pa.array(foreign)).to_numpy()))
+            touched[here[tree.query(outlines, predicate="intersects")[0]]] = True
+            if scope.area_of_interest is not None:
+                touched[here] &= shapely.intersects(scope.area_of_interest, outlines)
+    return touched
+
+
+def _outlines(
+    epsg: NDArray[np.int64], ix: NDArray[np.int64], iy: NDArray[np.int64], scope: LabelScope
+) -> NDArray[np.object_]:
+    positions = list(zip(epsg.tolist(), ix.tolist(), iy.tolist(), strict=True))
+    return footprints_lonlat(positions, scope.profile)
 
 
 def _touched(

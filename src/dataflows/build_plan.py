@@ -127,6 +127,7 @@ def _scope(config: BuildConfig, results: Mapping[str, Any]) -> LabelScope:
     return LabelScope(
         sources=frozenset((label_place(table.name, config.catalog, None)[0], table.name) for table in config.labels),
         installed=config.installed,
+        keep_undated=config.keep_undated,
         area_of_interest=results["area_of_interest"],
         changed_ground=results["changed_ground"],
         labels=results["labels"],

@@ -73,15 +73,16 @@ def sealed(catalog: str | Path) -> str:
 def same_place(recorded: str, now: str) -> bool:
     """Whether a recorded place of labels is the one they are read from now.
 
-    Relative paths mean the same file when they lead there from the working directory. A recorded file that is gone is
-    taken for one of the same name: the folder moved, or it was recorded from another working directory.
+    A recorded file that is gone is the present one where its folder has the same name too (everything moved), or where
+    it was recorded relative to another working directory and the present path ends with it.
     """
     if recorded == now or is_server(recorded) or is_server(now):
         return recorded == now
     then, here = (place_of(text).path or Path(text) for text in (recorded, now))
     if then.exists():
         return then.resolve() == here.resolve()
-    return then.name == here.name
+    told = then.parts[-2:] if then.is_absolute() else tuple(part for part in then.parts if part != "..")
+    return here.resolve().parts[-len(told) :] == told
 
 
 def is_server(catalog: str | Path) -> bool:

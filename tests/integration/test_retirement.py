@@ -180,3 +180,22 @@ def test_killed_between_marking_and_deleting(region, monkeypatch):
     spoilt = rows(region, "prompts", ["uuid", "input_set"], "retired_at IS NOT NULL")
     assert spoilt
     assert not made_from & {(row["uuid"], row["input_set"]) for row in spoilt}
+
+
+def test_undated_labels_that_were_not_asked_for_stay(region):
+    change(
+        region, "ALTER TABLE lake.pv ADD COLUMN day DATE", "UPDATE lake.pv SET day = DATE '2020-05-01' WHERE id = '1'"
+    )
+    table = {"table": "pv", "id": "id", "geometry": "geometry", "installed_on": "day"}
+    asked = region.settings | {"labels": [table], "installed": ["2019-01-01", None]}
+    plan = drivers.plan_build(from_mapping(asked | {"keep_undated": False}))
+    assert plan.labels == 1
+    assert not plan.retirement
+
+
+def test_a_prompt_whose_chip_is_gone_is_retired_by_an_incremental_run_too(region):
+    kept = {row["uuid"] for row in prompts(region).values() if row["label_id"] == "pv/0"}
+    lance_io.delete(region.settings["store"], "training_data", sorted(kept))
+    since, _ = change(region, "DELETE FROM lake.pv WHERE id = '0'")
+    plan = drivers.plan_build(from_mapping(region.settings), since_snapshot=since)
+    assert set(plan.retirement.prompt_ids) == {key for key, row in prompts(region).items() if row["label_id"] == "pv/0"}
