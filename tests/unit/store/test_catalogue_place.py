@@ -2,7 +2,7 @@
 
 import pytest
 
-from store.catalogue_place import place_of, redacted, sealed
+from store.catalogue_place import place_of, redacted, same_place, sealed
 
 SPELLINGS = (
     "postgresql://u:S3CRET@h/db",
@@ -29,3 +29,31 @@ def test_a_password_is_hidden(text):
 )
 def test_a_path_stays_as_it_is(path):
     assert redacted(path) == path
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now", "same"),
+    [
+        ("{here}/lake/labels.ducklake", "{here}/lake/labels.ducklake", True),
+        ("lake/labels.ducklake", "{here}/lake/labels.ducklake", True),
+        ("../lake/labels.ducklake", "{here}/lake/labels.ducklake", True),
+        ("/moved/away/lake/labels.ducklake", "{here}/lake/labels.ducklake", True),
+        ("/mount/other/labels.ducklake", "{here}/lake/labels.ducklake", False),
+        ("sqlite:lake/labels.ducklake", "sqlite:{here}/lake/labels.ducklake", True),
+        ("postgres:host=a dbname=x", "postgres:host=a dbname=x", True),
+        ("postgres:host=a dbname=x", "postgres:host=b dbname=x", False),
+        ("labels.ducklake", "postgres:host=b dbname=labels.ducklake", False),
+    ],
+)
+def test_which_records_speak_of_the_same_place(tmp_path, recorded, now, same):
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "labels.ducklake").touch()
+    assert same_place(recorded.format(here=tmp_path), now.format(here=tmp_path)) is same
+
+
+def test_another_lake_of_the_same_name_that_is_still_there_is_another(tmp_path):
+    for folder in ("a/lake", "b/lake"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "labels.ducklake").touch()
+    one, other = (str(tmp_path / folder / "labels.ducklake") for folder in ("a/lake", "b/lake"))
+    assert not same_place(one, other)
