@@ -26,7 +26,7 @@ Shapes = NDArray[np.object_]
 @tag(stage="labels")
 @dataloader()
 def changed_labels(
-    catalog: str | None, label_tables: list[LabelTable], label_snapshot: int | None, since_snapshot: int | None
+    catalog: str | None, label_tables: list[LabelTable], label_snapshot: int | None, since_snapshot: int | None = None
 ) -> tuple[pa.Table | None, dict[str, Any]]:
     """Labels before and after every change since a snapshot, schema ``LABELS``; None for a whole plan.
 

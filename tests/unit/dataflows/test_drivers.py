@@ -6,6 +6,7 @@ import pytest
 from dataflows import drivers
 from dataflows.config import from_mapping
 from dataflows.partition_loop import RunSummary
+from support import mini_region
 from support.node_inputs import BANDS
 from support.scene_pairs import write_scene
 from utils.errors import AegirError, ConfigError, UnknownNameError
@@ -15,7 +16,7 @@ LEAST = {
     "labels": [{"table": "pv", "id": "id", "geometry": "geometry"}],
     "vhr": {"source": "local", "root": "vhr"},
 }
-AT_RUN_TIME = {"partition", "provenance", "commit_buffer"}
+AT_RUN_TIME = {"partition", "provenance", "commit_buffer", "since_snapshot"}
 
 
 @pytest.mark.parametrize("name", drivers.FLOWS)
@@ -142,3 +143,9 @@ def test_an_unknown_size_makes_nothing(tmp_path):
 )
 def test_exit_codes(counts, code):
     assert RunSummary(flow="build", **counts).exit_code == code
+
+
+def test_a_node_of_the_build_flow_needs_no_further_inputs(tmp_path):
+    region = mini_region.make(tmp_path)
+    found = drivers.build_driver("build", from_mapping(region.settings)).execute(["chip_plan", "label_area"])
+    assert set(found["chip_plan"]["chip_role"].to_pylist()) == {"labelled", "background"}
