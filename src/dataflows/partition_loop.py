@@ -24,7 +24,7 @@ from store.label_files import file_checksums
 from store.lineage import Run, recipe, stage_code
 from store.schemas import SPLITS
 from utils.errors import AegirError
-from utils.failures import Failure
+from utils.failures import Failure, interrupted
 from utils.split import SplitRule, split_of_cells
 
 _STAGE_SETTINGS = {
@@ -55,7 +55,8 @@ class RunSummary:
     chips_not_taken: int = 0
     """Background chips that turned out to hold no data."""
     chips_no_longer_planned: int = 0
-    """Rows of the table that this plan does not ask for and that stay: other days, earlier background draws."""
+    """Rows of the table that this plan does not ask for and that stay: other days, earlier background draws, imagery
+    that is gone."""
     prompts_retired: int = 0
     """Prompts whose label was deleted, moved or merged away; they and their masks are marked."""
     masks_retired: int = 0
@@ -247,6 +248,8 @@ def _run_partitions(
         try:
             receipt = run_partition(driver, build, partition, provenance, buffer)
         except Exception as error:  # noqa: BLE001 - whatever fails in one partition, the others go on
+            if interrupted(error):
+                raise KeyboardInterrupt from error
             buffer.fail([Failure.of("run_partition", error, partition=partition)])
             summary.partitions_failed += 1
             summary.chips_failed += build.pending["partition"].to_pylist().count(partition)
