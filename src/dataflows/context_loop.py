@@ -214,7 +214,7 @@ def _run_units(
     for unit in todo.units:
         try:
             receipt = run_unit(driver, unit, todo.version, shared, provenance, buffer)
-        except Exception as error:  # noqa: BLE001 - whatever fails in one partition, the others go on
+        except Exception as error:  # whatever fails in one partition, the others go on
             if interrupted(error):
                 raise KeyboardInterrupt from error
             buffer.fail([Failure.of("run_unit", error, partition=unit.partition)])

@@ -247,7 +247,7 @@ def _run_partitions(
     for partition in build.partitions:
         try:
             receipt = run_partition(driver, build, partition, provenance, buffer)
-        except Exception as error:  # noqa: BLE001 - whatever fails in one partition, the others go on
+        except Exception as error:  # whatever fails in one partition, the others go on
             if interrupted(error):
                 raise KeyboardInterrupt from error
             buffer.fail([Failure.of("run_partition", error, partition=partition)])

@@ -55,13 +55,9 @@ def test_an_error_never_raised_has_no_frames_and_still_a_hash():
 
 
 def test_an_interrupt_is_known_under_another_name():
-    try:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt as stopped:
-            raise RuntimeError("Query interrupted") from stopped
-    except RuntimeError as error:
-        assert interrupted(error)
+    query = RuntimeError("Query interrupted")
+    query.__cause__ = KeyboardInterrupt()
+    assert interrupted(query)
     circle = ValueError("its own cause")
     circle.__cause__ = circle
     assert [interrupted(found) for found in (KeyboardInterrupt(), RuntimeError("Query interrupted"), circle)] == [
