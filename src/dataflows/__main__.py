@@ -14,6 +14,7 @@ import yaml
 
 from dataflows import DEFAULT_CONFIG
 from utils.errors import AegirError, ConfigError
+from utils.failures import interrupted
 
 EXIT_REFUSED = 2
 """The inputs or settings were refused before work started."""
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AegirError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not interrupted(error):
+            raise
         print("interrupted", file=sys.stderr)
         return 130
     finally:
@@ -111,6 +114,9 @@ def _change_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threshold", type=float, default=0.2, help="least loss or gain that counts (default 0.2)")
     command.add_argument("--scale", type=float, help="reflectance per digital number of rasters that do not state it")
     command.add_argument("--offset", type=float, default=0.0, help="reflectance at digital number 0 of those")
+    command.add_argument(
+        "--nodata", type=float, help="digital number without data in rasters that do not state it (Sentinel-2: 0)"
+    )
     command.add_argument("--out", help="write the differences to this GeoTIFF")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.set_defaults(command=_change)
@@ -252,6 +258,7 @@ def _change(arguments: argparse.Namespace) -> int:
                 "root": arguments.root,
                 "scale": arguments.scale,
                 "offset": arguments.offset,
+                "nodata": arguments.nodata,
             },
             "before": arguments.before,
             "after": arguments.after,

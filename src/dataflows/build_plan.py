@@ -51,7 +51,8 @@ class BuildPlan:
     not_taken_before: int
     """Background chips left out because they turned out to hold no data."""
     no_longer_planned: int
-    """Rows made with these settings that this plan does not ask for and that stay: other days, earlier background."""
+    """Rows made with these settings that this plan does not ask for and that stay: other days, earlier background,
+    imagery that is gone."""
     prompts: pa.Table
     """Prompts of all chips, schema ``dataflows.chip_plan.PROMPT_PLAN``."""
     failures: list[Failure]

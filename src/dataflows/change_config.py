@@ -1,6 +1,7 @@
 """Settings of the change flow, checked before its driver is built."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from utils.errors import ConfigError
@@ -24,6 +25,9 @@ def change_inputs(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = DEFAULTS | given | {name: str(given[name]) for name in ("before", "after")}
     if not isinstance(settings["msi"], Mapping):
         raise ConfigError(f"msi is {settings['msi']!r}; give a mapping with `source` and its options")
+    raster = settings["raster_path"]
+    if raster is not None and Path(raster).suffix.lower() not in {".tif", ".tiff"}:
+        raise ConfigError(f"the differences are written as GeoTIFF and {raster} does not end in .tif; rename it")
     try:
         numbers = {name: float(settings[name]) for name in ("gsd_m", "change_threshold")}
         aoi = settings["aoi_bbox_lonlat"]

@@ -18,7 +18,7 @@ from store import lance_io
 from store.context_buffer import ContextBuffer
 from store.lineage import Run, recipe, stage_code
 from utils.errors import AegirError
-from utils.failures import Failure
+from utils.failures import Failure, interrupted
 
 _MODULES = ("dataflows.ingest_context",)
 
@@ -164,7 +164,9 @@ def _run_units(
     for unit in todo.units:
         try:
             receipt = run_unit(driver, unit, todo.version, shared, provenance, buffer)
-        except Exception as error:  # noqa: BLE001 - whatever fails in one partition, the others go on
+        except Exception as error:  # whatever fails in one partition, the others go on
+            if interrupted(error):
+                raise KeyboardInterrupt from error
             buffer.fail([Failure.of("run_unit", error, partition=unit.partition)])
             summary.partitions_failed += 1
             summary.rows_failed += len(unit.rows) * len(unit.tables)

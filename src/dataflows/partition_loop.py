@@ -23,7 +23,7 @@ from store.dataset_manifests import DatasetManifest, manifest_table, manifests_o
 from store.lineage import Run
 from store.schemas import SPLITS
 from utils.errors import AegirError
-from utils.failures import Failure
+from utils.failures import Failure, interrupted
 from utils.split import SplitRule, split_of_cells
 
 Progress = Callable[[RunSummary], None]
@@ -159,7 +159,9 @@ def _run_partitions(
     for partition in build.partitions:
         try:
             receipt = run_partition(driver, build, partition, provenance, buffer)
-        except Exception as error:  # noqa: BLE001 - whatever fails in one partition, the others go on
+        except Exception as error:  # whatever fails in one partition, the others go on
+            if interrupted(error):
+                raise KeyboardInterrupt from error
             buffer.fail([Failure.of("run_partition", error, partition=partition)])
             summary.partitions_failed += 1
             summary.chips_failed += build.pending["partition"].to_pylist().count(partition)

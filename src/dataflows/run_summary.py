@@ -56,7 +56,8 @@ class RunSummary(FlowSummary):
     chips_not_taken: int = 0
     """Background chips that turned out to hold no data."""
     chips_no_longer_planned: int = 0
-    """Rows of the table that this plan does not ask for and that stay: other days, earlier background draws."""
+    """Rows of the table that this plan does not ask for and that stay: other days, earlier background draws, imagery
+    that is gone."""
     prompts_retired: int = 0
     """Prompts whose label was deleted, moved or merged away; they and their masks are marked."""
     masks_retired: int = 0

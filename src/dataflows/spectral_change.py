@@ -133,7 +133,11 @@ def change_grid(scene_pair: ScenePair, aoi_bbox_lonlat: list[float] | None, gsd_
         raise ConfigError(f"gsd_m is {gsd_m}; it is a pixel size in metres, 10 for Sentinel-2")
     area = scene_pair.overlap if aoi_bbox_lonlat is None else _aoi(aoi_bbox_lonlat)
     if not shapely.intersects(area, scene_pair.overlap):
-        raise NoImageryError(f"the area of interest {aoi_bbox_lonlat} lies outside the ground both dates cover")
+        ground = ", ".join(f"{edge:.5f}" for edge in scene_pair.overlap.bounds)
+        raise NoImageryError(
+            f"the area of interest {aoi_bbox_lonlat} lies outside the ground both dates cover; "
+            f"that lies within [{ground}] (west, south, east, north)"
+        )
     epsg = scene_pair.epsg
     if not (crs(epsg).is_projected and crs(epsg).axis_info[0].unit_name == "metre"):
         epsg = utm_epsg(area.centroid.x, area.centroid.y)

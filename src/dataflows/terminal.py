@@ -143,7 +143,7 @@ def print_summary(summary: RunSummary) -> None:
         "failed before": f"{summary.chips_failed_before} chips, {summary.inputs_failed_before} inputs",
         "retired": f"{summary.prompts_retired} prompts, {summary.masks_retired} masks, {summary.chips_retired} chips",
         "left": f"{summary.chips_not_taken} background chips without data, "
-        f"{summary.chips_no_longer_planned} rows of other days or earlier background draws",
+        f"{summary.chips_no_longer_planned} rows no longer planned",
         "masks": ", ".join(f"{count} {verdict}" for verdict, count in summary.masks.items()),
         "partitions": f"{summary.partitions_done} of {summary.partitions}",
     }

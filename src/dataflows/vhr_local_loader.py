@@ -157,13 +157,20 @@ def _with_bands(source: ImagerySource, bands: tuple[str, ...]) -> pa.Table:
     scenes = source.scenes()
     usable = scenes.filter(pa.array([set(bands) <= set(held) for held in scenes["bands"].to_pylist()], pa.bool_()))
     if not len(usable):
-        held = sorted({", ".join(held) for held in scenes["bands"].to_pylist()})
-        refused = "; ".join(f"{place}: {why}" for place, why in list(source.unreadable().items())[:3])
-        raise BandError(
-            f"no scene of {source.name} has the bands {', '.join(bands)}: "
-            f"{len(scenes)} scenes with {held or 'no bands'}, {len(source.unreadable())} unreadable files {refused}"
-        )
+        raise BandError(f"no scene of {source.name} has the bands {', '.join(bands)}: {_what_there_is(source, scenes)}")
     return usable
+
+
+def _what_there_is(source: ImagerySource, scenes: pa.Table) -> str:
+    """Bands of the scenes, and each reason why files are in none, with the first file that has it."""
+    held = sorted({", ".join(held) for held in scenes["bands"].to_pylist()})
+    found = [f"{len(scenes)} scenes hold {' / '.join(held)}"] if held else ["it has no scene"]
+    reasons: dict[str, list[str]] = {}
+    for place, why in source.unreadable().items():
+        reasons.setdefault(why.replace(f"{place}: ", ""), []).append(place)
+    for why, places in list(reasons.items())[:3]:
+        found.append(f"{len(places)} unreadable, such as {places[0]} ({why})")
+    return "; ".join(found)
 
 
 def _failure(error_type: str, message: str, place: str) -> Failure:

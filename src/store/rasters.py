@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
 from utils.errors import ConfigError, GridError
@@ -60,7 +61,7 @@ def write_raster(
                 raster.write(plane, number)
                 raster.set_band_description(number, name)
         part.replace(target)
-    except (OSError, RasterioError) as error:
+    except (OSError, RasterioError, CPLE_BaseError) as error:
         raise ConfigError(f"{target} cannot be written: {error}; choose another place") from error
     finally:
         # `unlink` fails where the folder is none

@@ -5,6 +5,21 @@ import traceback
 from dataclasses import dataclass
 
 
+def interrupted(error: BaseException) -> bool:
+    """Whether ``error`` is an interrupt, or another exception a library made of one.
+
+    DuckDB raises ``RuntimeError("Query interrupted")`` from the ``KeyboardInterrupt`` that stopped its query.
+    """
+    found: BaseException | None = error
+    seen: set[int] = set()
+    while found is not None and id(found) not in seen:
+        if isinstance(found, KeyboardInterrupt):
+            return True
+        seen.add(id(found))
+        found = found.__cause__
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """One thing that failed while the rest went on."""

@@ -218,6 +218,16 @@ def test_a_partition_that_fails_does_not_stop_the_others(lake, monkeypatch):
     assert len(rows_of(lake)) == 30
 
 
+def test_an_interrupt_during_a_query_ends_the_run(lake, monkeypatch):
+    error = RuntimeError("Query interrupted")
+    error.__cause__ = KeyboardInterrupt()
+    failing(monkeypatch, error, 2)
+    summary = drivers.run("context", lake)
+    assert (summary.status, summary.exit_code, summary.partitions_failed) == ("interrupted", 130, 0)
+    monkeypatch.undo()
+    assert drivers.run("context", lake).rows_written == 30 - summary.rows_written
+
+
 def test_an_interrupted_run_is_gone_on_with(lake, monkeypatch):
     failing(monkeypatch, KeyboardInterrupt(), 2)
     first = drivers.run("context", lake)

@@ -81,7 +81,7 @@ def nodes(india):
         "chip_plan",
     ]
     driver = drivers.build_driver("build", india[2])
-    return driver.execute(wanted, inputs={"since_snapshot": None})
+    return driver.execute(wanted)
 
 
 def farms_of(folder):

@@ -6,9 +6,10 @@ import pytest
 from dataflows import drivers
 from dataflows.config import from_mapping
 from dataflows.run_summary import RunSummary
+from support import mini_region
 from support.node_inputs import BANDS
 from support.scene_pairs import write_scene
-from utils.errors import AegirError, ConfigError, UnknownNameError
+from utils.errors import AegirError, BandError, ConfigError, UnknownNameError
 
 LEAST = {
     "catalog": "labels.ducklake",
@@ -94,6 +95,7 @@ def test_the_change_flow_is_told_everything_it_asks_for_and_nothing_else():
         (PAIR | {"gsd_m": "wide"}, "are numbers"),
         (PAIR | {"aoi_bbox_lonlat": "here"}, "are numbers"),
         (PAIR | {"aoi_bbox_lonlat": 7}, "are numbers"),
+        (PAIR | {"raster_path": "change.png"}, "does not end in .tif"),
     ],
 )
 def test_settings_of_the_change_flow_are_checked(config, words):
@@ -142,3 +144,20 @@ def test_an_unknown_size_makes_nothing(tmp_path):
 )
 def test_exit_codes(counts, code):
     assert RunSummary(flow="build", **counts).exit_code == code
+
+
+def test_a_node_of_the_build_flow_needs_no_further_inputs(tmp_path):
+    region = mini_region.make(tmp_path)
+    found = drivers.build_driver("build", from_mapping(region.settings)).execute(["chip_plan", "label_area"])
+    assert set(found["chip_plan"]["chip_role"].to_pylist()) >= {"labelled"}
+
+
+def test_imagery_that_cannot_be_used_is_told_once_per_reason(tmp_path):
+    region = mini_region.make(tmp_path)
+    settings = region.settings | {"vhr": {"source": "local", "root": str(tmp_path / "vhr")}}
+    with pytest.raises(BandError) as told:
+        drivers.plan_build(from_mapping(settings))
+    message = str(told.value)
+    assert "it has no scene; 2 unreadable, such as" in message
+    assert "set `acquired_at`" in message
+    assert message.count(str(tmp_path)) == 1

@@ -250,7 +250,7 @@ class TestGrid:
             ([9, 46, 8, 47], ConfigError, "west < east"),
             ([9, 46, 10, float("nan")], ConfigError, "west, south, east, north"),
             ([9, 46, 10], ConfigError, "west, south, east, north"),
-            ([30, 46, 31, 47], NoImageryError, "outside the ground"),
+            ([30, 46, 31, 47], NoImageryError, "outside the ground .* lies within"),
             ([0, 40, 20, 55], ConfigError, "more than one run holds"),
         ):
             with pytest.raises(kind, match=words):

@@ -1,5 +1,7 @@
 """Rasters we write: what rasterio reads back, and what a failure leaves."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
@@ -69,3 +71,9 @@ def test_a_place_that_cannot_be(tmp_path):
     with pytest.raises(ConfigError, match="choose another place"):
         write_raster(tmp_path / "folder.tif", planes(), GRID)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.tif"}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder nobody can write to")
+def test_a_folder_that_cannot_be_written(tmp_path):
+    with pytest.raises(ConfigError, match="choose another place"):
+        write_raster("/proc/a.tif", planes(), GRID)

@@ -3,7 +3,7 @@
 import pytest
 
 from utils.errors import BandError, RasterReadError
-from utils.failures import Failure
+from utils.failures import Failure, interrupted
 
 
 def reading(place):
@@ -52,3 +52,16 @@ def test_an_error_never_raised_has_no_frames_and_still_a_hash():
     assert first.traceback_hash == second.traceback_hash
     assert first.traceback_hash != Failure.of("node", RasterReadError("a")).traceback_hash
     assert (first.input_ids, first.uuid, first.partition) == ((), None, None)
+
+
+def test_an_interrupt_is_known_under_another_name():
+    query = RuntimeError("Query interrupted")
+    query.__cause__ = KeyboardInterrupt()
+    assert interrupted(query)
+    circle = ValueError("its own cause")
+    circle.__cause__ = circle
+    assert [interrupted(found) for found in (KeyboardInterrupt(), RuntimeError("Query interrupted"), circle)] == [
+        True,
+        False,
+        False,
+    ]
