@@ -72,6 +72,9 @@ def file_relation(connection: duckdb.DuckDBPyConnection, mapping: LabelTable) ->
         LabelFileError: a file is missing, cannot be read, lacks the layer, or files are of several kinds or CRS.
     """
     files = label_files(str(mapping.file))
+    empty = [str(file) for file in files if file.is_file() and not file.stat().st_size]
+    if empty:
+        raise LabelFileError(f"{', '.join(empty)} holds nothing, not even a header; remove it or write it again")
     kinds = {_reader(file) for file in files}
     if len(kinds) > 1:
         raise LabelFileError(f"{mapping.file} holds files of several kinds; give each kind an entry of its own")

@@ -113,6 +113,8 @@ class LabelTable:
         placed = self.geometry is not None or bool(coordinates)
         if placed and len(coordinates) != (2 if self.geometry is None else 0):
             raise ConfigError(f"label table {self.name}: give either `geometry`, or both `lon` and `lat`")
+        if len(set(coordinates)) == 1 < len(coordinates):
+            raise ConfigError(f"label table {self.name}: lon and lat are both {self.lon}; name a column for each")
         if self.preset is None and self.table and (self.id is None) == placed:
             raise ConfigError(
                 f"label table {self.name}: give `id` and either `geometry`, or both `lon` and `lat`; or a `preset`"

@@ -108,7 +108,7 @@ def balanced_salts(
     if len(ids) < needed:
         raise SplitError(
             f"{len(ids)} split cells with labels cannot make {needed} splits without an empty one; "
-            "use a finer split level, a larger area, or set a fraction to 0"
+            "use a finer `split_level`, a larger area, or set a share of `split_fractions` to 0"
         )
     # with so many cells every salt is balanced, and a few are as good as all
     tries = min(tries, max(count, _DRAWS // len(ids)))
@@ -126,7 +126,7 @@ def balanced_salts(
     if not math.isfinite(deviation[order[0]]):
         raise SplitError(
             f"none of {tries} salts puts a labelled cell into every split of {fractions} with {len(ids)} cells; "
-            "use a finer split level or more even fractions"
+            "use a finer `split_level` or more even `split_fractions`"
         )
     return [int(salt) for salt in order if math.isfinite(deviation[salt])]
 

@@ -155,6 +155,13 @@ def _finite(name: str, value: object) -> float:
     return number
 
 
+def _positive(name: str, value: object) -> float:
+    number = _finite(name, value)
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{name} must be above 0, got {value!r}")
+    return number
+
+
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name} must be text, got {value!r}")
@@ -236,7 +243,7 @@ def _limits(name: str, value: object) -> Limits:
 _CHECKS: dict[str, Any] = {
     "acquired_at": _date,
     "sensor": _text,
-    "scale": _finite,
+    "scale": _positive,
     "offset": _finite,
     "crs": _crs,
     "nodata": _number,

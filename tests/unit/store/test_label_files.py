@@ -350,3 +350,11 @@ class TestArea:
     def test_nothing_in_common(self):
         with pytest.raises(ConfigError, match="no area in common"):
             read_area("POLYGON((0 0,1 0,1 1,0 0))", AOI)
+
+
+def test_a_file_without_a_byte_and_one_column_for_both_coordinates_are_refused(spatial, tmp_path):
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(LabelFileError, match="holds nothing, not even a header"):
+        label_source(spatial, LabelTable(file=str(tmp_path / "empty.csv"), id="id", lon="x", lat="y"), None)
+    with pytest.raises(ConfigError, match="lon and lat are both x"):
+        LabelTable(table="pv", id="id", lon="x", lat="x")

@@ -163,7 +163,7 @@ def test_repeated_cells_add_their_weights_and_weightless_cells_do_not_count() ->
 
 
 def test_too_few_cells_for_the_splits() -> None:
-    with pytest.raises(SplitError, match="finer split level"):
+    with pytest.raises(SplitError, match="finer `split_level`"):
         choose_salt(many_cells(50)[:2], [1, 1])
     with pytest.raises(SplitError, match="0 split cells"):
         choose_salt([], [])

@@ -136,6 +136,8 @@ def test_the_assets_say_how_each_band_is_read(tmp_path):
         ({"stretch": {"kind": "linear", "low": float("nan"), "high": 5}}, r"stretch\.low must be a number"),
         ({"stretch": {"kind": "linear", "low": 0, "high": 5, "gamma": 0}}, "gamma is 0"),
         ({"stretch": {"kind": "percentile", "low": 2, "high": 101}}, "0 to 100"),
+        ({"scale": 0}, r"scale must be above 0"),
+        ({"scale": -1.0}, r"scale must be above 0"),
         ({"stretch": {"kind": "percentile", "low": 98, "high": 2}}, "low must lie below high"),
         ({"stretch": {"kind": "percentile", "low": [1, 2, 3], "high": 98}}, "one number"),
         ({"nodata": "black"}, r"vhr\.nodata must be a number"),
