@@ -201,6 +201,15 @@ def print_change(found: dict[str, Any]) -> None:
         console.print(f"written: {found['raster']['path']}", soft_wrap=True)
 
 
+def _label_notes(prompt: dict[str, Any]) -> list[str]:
+    """What happened to a label on its way, a line each."""
+    merged = dict(prompt.get("merged") or {})
+    notes = [f"installed on {prompt['installed_on']}"] if prompt.get("installed_on") else []
+    notes += [f"merged into it: {name} (overlap {overlap:.2f})" for name, overlap in merged.items()]
+    notes += [f"repaired: {', '.join(prompt['repairs'])}"] if prompt.get("repairs") else []
+    return notes + ([f"retired at {prompt['retired_at']:%Y-%m-%d %H:%M}"] if prompt.get("retired_at") else [])
+
+
 def print_chain(chain: dict[str, Any]) -> None:
     """Show the chain behind one chip: label → image → code → mask."""
     chip, run = chain["chip"], chain["run"]
@@ -208,9 +217,11 @@ def print_chain(chain: dict[str, Any]) -> None:
     labels = tree.add(f"labels: {len(chain['prompts'])} prompts")
     for prompt in chain["prompts"]:
         version = f" at snapshot {prompt['label_snapshot']}" if prompt["label_snapshot"] is not None else ""
-        labels.add(
+        label = labels.add(
             f"{prompt['kind']} {prompt['label_id']} from {prompt['label_table']}{version} of {prompt['label_catalog']}"
         )
+        for told in _label_notes(prompt):
+            label.add(told)
     for name, manifest in chain.get("datasets", {}).items():
         labels.add(dataset_text(name, manifest))
     images = tree.add(f"images: recipe {chip['image_recipe']}")

@@ -1,7 +1,7 @@
 """What the command line shows, word for word, whatever the names in it look like."""
 
 import io
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -146,3 +146,19 @@ def test_the_samples_bar_ends_full(monkeypatch, capsys, fresh):
     monkeypatch.setattr(terminal.drivers, "run_sample", run_sample)
     assert terminal.sample_with_progress(Path("x"), "test", 7)["fresh"] is fresh
     assert ("3/3" if fresh else "1/1") in capsys.readouterr().err
+
+
+def test_a_chain_tells_what_happened_to_a_label():
+    prompt = {
+        "installed_on": date(2021, 5, 4),
+        "merged": [("osm/7", 0.75)],
+        "repairs": ["self_crossing", "z_dropped"],
+        "retired_at": datetime(2026, 3, 1, 12, 30, tzinfo=UTC),
+    }
+    assert terminal._label_notes(prompt) == [
+        "installed on 2021-05-04",
+        "merged into it: osm/7 (overlap 0.75)",
+        "repaired: self_crossing, z_dropped",
+        "retired at 2026-03-01 12:30",
+    ]
+    assert terminal._label_notes({"installed_on": None, "merged": [], "repairs": [], "retired_at": None}) == []
