@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")
 """Splits in the order of :attr:`SplitRule.fractions`."""
 
 Names = NDArray[np.str_]
-_DRAWS = 1 << 28
+_DRAWS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def balanced_salts(
 ) -> list[int]:
     """Up to ``count`` of the first ``tries`` salts, those whose splits' shares of the weight are nearest ``fractions``.
 
-    Fewer salts are looked at beyond 65,536 cells. Every split with a share above 0 gets at least one cell and some
+    Fewer salts are looked at beyond 4,096 cells. Every split with a share above 0 gets at least one cell and some
     weight. Nearest is the smallest largest deviation; ties go to the lower salt, so that the same input always gives
     the same salts.
 
