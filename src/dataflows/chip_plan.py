@@ -184,8 +184,8 @@ def split_rule(
 ) -> SplitRule:
     """The rule that gives each cell its split: the stored one, else a new one.
 
-    Of the :data:`SALTS` salts that balance the labelled chips best, it is the one whose guard leaves most of them
-    usable: the split that is furthest below its wanted share counts.
+    Of the :data:`SALTS` salts that balance the labelled chips best, it is the one whose guard, within UTM zones, leaves
+    most of them usable: the split that is furthest below its wanted share counts.
 
     Raises:
         SplitError: no salt leaves every split with a labelled chip.
@@ -207,8 +207,9 @@ def split_rule(
         SplitRule(level=split_level, salt=salt, fractions=(train, val, test), guard_m=guard_m)
         for salt in balanced_salts(cells, counts, (train, val, test), count=SALTS)
     ]
+    # the guard across zone edges, which costs most and sets few chips aside, does not enter the choice
     ground = _ground_of(labelled_chips, rules[0], chip_profile)
-    return max(rules, key=lambda rule: _least_usable(_splits(labelled_chips, rule, chip_profile, ground), rule))
+    return max(rules, key=lambda rule: _least_usable(_zone_splits(labelled_chips, rule, ground), rule))
 
 
 @tag(stage="plan")
@@ -348,18 +349,22 @@ def _ground_of(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> dict[i
     }
 
 
-def _splits(
-    chips: pa.Table, rule: SplitRule, profile: ChipProfile, ground: dict[int, Surroundings] | None = None
-) -> NDArray[np.str_]:
+def _zone_splits(chips: pa.Table, rule: SplitRule, zones: dict[int, Surroundings]) -> NDArray[np.str_]:
+    """Splits with the guard within each zone."""
     splits = np.empty(len(chips), "<U5")
     epsgs = chips["epsg"].to_numpy()
-    zones = _ground_of(chips, rule, profile) if ground is None else ground
     for epsg, around in zones.items():
         splits[epsgs == epsg] = splits_under(rule, around)
+    return splits
+
+
+def _splits(chips: pa.Table, rule: SplitRule, profile: ChipProfile) -> NDArray[np.str_]:
+    zones = _ground_of(chips, rule, profile)
+    splits = _zone_splits(chips, rule, zones)
     if len(zones) > 1:
         size_m = profile.gsd_m * max(profile.height, profile.width)
         centres = np.empty((len(chips), 2))
-        ix, iy = chips["ix"].to_numpy(), chips["iy"].to_numpy()
+        epsgs, ix, iy = (chips[name].to_numpy() for name in ("epsg", "ix", "iy"))
         for epsg in zones:
             here = epsgs == epsg
             centres[here] = lattice_of(epsg, profile).centres(ix[here], iy[here])
