@@ -109,7 +109,9 @@ def plan(
         pending=chips.filter(pa.array([uuid not in done and uuid not in stuck for uuid in uuids], pa.bool_())),
         failed_before=len(stuck - empty),
         not_taken_before=len(empty),
-        no_longer_planned=len(others - set(retirement.chips)) if _is_whole(results) else 0,
+        no_longer_planned=0
+        if config.has_area or results["changed_ground"] is not None
+        else len(others - set(retirement.chips)),
         prompts=results["prompts"],
         failures=[failure for node in _FAILURE_NODES for failure in results[node]],
         retirement=retirement,
@@ -118,10 +120,6 @@ def plan(
         merged_labels=len(results["label_merges"]),
         label_snapshot=results["label_snapshot"],
     )
-
-
-def _is_whole(results: Mapping[str, Any]) -> bool:
-    return results["area_of_interest"] is None and results["changed_ground"] is None
 
 
 def _scope(config: BuildConfig, results: Mapping[str, Any]) -> LabelScope:

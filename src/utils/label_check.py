@@ -13,7 +13,6 @@ from utils.failures import Failure
 from utils.label_geometry import (
     KINDS,
     REASONS,
-    REPAIRS,
     GeometryRules,
     RepairedGeometry,
     repair_bits,
@@ -172,8 +171,3 @@ def label_failure(reason: str, label_id: str, detail: str | None = None, *, node
         traceback_hash=hashlib.sha256(f"{node}:{reason}".encode()).hexdigest()[:16],
         input_ids=(label_id,),
     )
-
-
-def repair_meaning(code: str) -> str:
-    """What a repair code stands for."""
-    return REPAIRS[code]

@@ -54,6 +54,7 @@ REASONS: dict[str, str] = {
 KINDS = ("", "point", "box", "polygon")
 _BIT = {code: np.uint32(1 << bit) for bit, code in enumerate(REPAIRS)}
 _BOX_SHARE = 0.99
+_FARTHEST = 1e9
 _POINTS, _LINES, _POLYGONS, _COLLECTION = (0, 4), (1, 2, 5), (3, 6), 7
 
 
@@ -170,6 +171,9 @@ def _repaired(raw: Parsed, rules: GeometryRules) -> RepairedGeometry:
     _classify(state)
     for code in np.unique(codes[_live(state)]):
         _place(state, _live(state) & (codes == code), rules.crs if code == 0 else int(code))
+    if not shapely.is_valid(state.geometry[_live(state)]).all():
+        # edges that nearly met can cross once their ends have moved
+        _mend(state)
     _check_expected(state, rules.expected_bbox_lonlat)
     _drop_slivers(state, rules)
     state.geometry[~_live(state)] = None
@@ -297,6 +301,8 @@ def _place(state: RepairedGeometry, here: NDArray[np.bool_], system: AnyCRS) -> 
         xy, index = shapely.get_coordinates(moved, return_index=True)
         placeless = np.zeros(len(rows), bool)
         placeless[index[~np.isfinite(xy).all(axis=1)]] = True
+        # PROJ makes finite nonsense of coordinates no projection of the Earth has, in whatever unit
+        placeless |= (np.abs(shapely.bounds(state.geometry[rows])) > _FARTHEST).any(axis=1)
         _explain(state, rows[placeless], "no_place", own.name)
         state.geometry[rows] = moved
         rows = rows[~placeless]

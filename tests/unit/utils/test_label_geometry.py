@@ -294,3 +294,10 @@ def test_curves_are_refused_and_their_neighbours_read():
     curve = bytes.fromhex("01") + (8).to_bytes(4, "little") + bytes(4)
     binary = repaired_geometry(pa.array([curve, shapely.Point(1, 1).wkb]), pa.nulls(2, pa.string()), GeometryRules())
     assert binary.reasons.tolist() == ["unparsable", None]
+
+
+def test_coordinates_no_projection_has_are_refused():
+    """PROJ turns them into finite nonsense."""
+    texts = ["POLYGON ((0.0 500000.0, -1.0 0.0, 0.0 1e+300, 1.0 0.0, 0.0 500000.0))", "POINT (1e12 5200000)"]
+    found = repaired_geometry(pa.nulls(2, pa.binary()), pa.array(texts), GeometryRules(crs="EPSG:32632"))
+    assert found.reasons.tolist() == ["no_place", "no_place"]
