@@ -54,7 +54,7 @@ def field_value(name: str, value: Any, kind: Any) -> Any:
         raise ConfigError(f"{name} is true or false, got {value!r}")
     if name in _SEQUENCES:
         return _sequence(name, value)
-    if kind in (int, float) or name == "snapshot":
+    if kind in (int, float) or str(kind) == "int | None":
         return _number(name, value, float if kind is float else int)
     if kind is str or str(kind) == "str | None":
         if value is None or isinstance(value, Mapping | list | tuple | bool):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from dataflows.lance_writer import WITHOUT_DATA
 from store import lance_io
 from store.label_mapping import label_place
 from store.schemas import training_data
+from store.sql import literals
 from utils.failures import Failure
 
 _PLAN_NODES = (
@@ -67,6 +69,8 @@ class BuildPlan:
     """Labels that were merged into them."""
     label_snapshot: int | None
     """Snapshot the labels were read at; None without a catalogue."""
+    planned_at: datetime
+    """When the store was looked at; what others write later is newer than this plan."""
 
     @property
     def partitions(self) -> list[int]:
@@ -90,6 +94,7 @@ def plan(
         SchemaError: the store's table has another chip profile.
         LabelError, ImageryError, ConfigError, CRSError: the inputs cannot be used.
     """
+    planned_at = datetime.now(UTC)
     lance_io.check_writable(config.store)
     if lance_io.table_exists(config.store, "training_data"):
         found = lance_io.open_table(config.store, "training_data").schema
@@ -119,6 +124,7 @@ def plan(
         labels=len(results["labels"]),
         merged_labels=len(results["label_merges"]),
         label_snapshot=results["label_snapshot"],
+        planned_at=planned_at,
     )
 
 
@@ -147,6 +153,15 @@ def _done(config: BuildConfig, chips: pa.Table) -> tuple[set[str], set[str]]:
     kept = lance_io.scan(config.store, "training_data", ["uuid"], "mask_source != 'machine'")["uuid"].to_pylist()
     done = {uuid for uuid, inputs in made.items() if wanted.get(uuid) == inputs} | set(kept)
     return done & wanted.keys(), made.keys() - wanted.keys()
+
+
+def still_missing(config: BuildConfig, chips: pa.Table, planned_at: datetime) -> pa.Table:
+    """Those of planned chips whose row nobody made since the plan; looks the rows up by key."""
+    wanted = dict(zip(chips["uuid"].to_pylist(), chips["input_set"].to_pylist(), strict=True))
+    where = f"uuid IN ({literals(list(wanted))}) AND build_config = '{config.build_config}'" if wanted else "false"
+    rows = lance_io.scan(config.store, "training_data", ["uuid", "input_set", "created_at"], where).to_pylist()
+    made = {row["uuid"] for row in rows if wanted[row["uuid"]] == row["input_set"] and row["created_at"] > planned_at}
+    return chips.filter(pa.array([uuid not in made for uuid in wanted], pa.bool_())) if made else chips
 
 
 def _failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, set[str]]:

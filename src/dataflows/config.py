@@ -8,6 +8,7 @@ from typing import Any
 
 from dataflows._settings import field_value, listed, section
 from dataflows._settings_file import beside, catalog_beside, file_values
+from dataflows.memory import most_chips
 from store.area_of_interest import is_wkt
 from store.catalogue_place import sealed
 from store.dataset_manifests import stated_manifests
@@ -22,6 +23,7 @@ _NOT_IN_ROWS = {
     "store", "catalog", "snapshot", "labels", "vhr", "msi", "vhr_acquired", "aoi_bbox_lonlat", "truth", "commit_every",
     "aoi", "installed", "keep_undated", "datasets", "manifest", "deduplication",
     "background_near_ratio", "background_far_ratio", "max_label_m",
+    "engine", "workers", "ray_address", "memory_budget", "lease_s", "network_retries", "network_wait_s",
 }  # fmt: skip
 _PATHS = ("truth", "manifest")
 
@@ -102,6 +104,20 @@ class BuildConfig:
     """H3 resolution of ``h3_cell``."""
     commit_every: int = 8
     """Partitions per commit."""
+    engine: str = "local"
+    """Where partitions are run: ``local``, ``processes`` or ``ray``."""
+    workers: int | None = None
+    """Worker processes of the engine; None is one per CPU."""
+    ray_address: str | None = None
+    """Address of a Ray cluster; None starts one on this machine."""
+    memory_budget: str = "2GB"
+    """Memory for chips in the making and rows waiting to be committed, over all workers."""
+    lease_s: float = 300.0
+    """Seconds after which other runs may take over a partition of a run that no longer shows a sign of life."""
+    network_retries: int = 3
+    """Tries after the first of what the network failed."""
+    network_wait_s: float = 1.0
+    """Longest wait before the first of them, seconds; it doubles each time, up to a minute."""
     truth: str | None = None
     """GeoJSON of true polygons, where a region has them; read by the report alone."""
 
@@ -113,13 +129,20 @@ class BuildConfig:
         self._check_places()
 
     def _check_ranges(self) -> None:
-        positive = ("chip_px", "gsd_m", "msi_px", "point_box_m", "max_label_m", "commit_every")
+        positive = ("chip_px", "gsd_m", "msi_px", "point_box_m", "max_label_m", "commit_every", "lease_s")
         shares = ("min_valid_fraction", "min_overlap")
         problems = [f"{name} must be above 0" for name in positive if not getattr(self, name) > 0]
         problems += [f"{name} must lie in 0 to 1" for name in shares if not 0 <= getattr(self, name) <= 1]
         problems += [
             f"{name} must be 0 or more"
-            for name in ("halo_px", "background_near_ratio", "background_far_ratio", "guard_m")
+            for name in (
+                "halo_px",
+                "background_near_ratio",
+                "background_far_ratio",
+                "guard_m",
+                "network_retries",
+                "network_wait_s",
+            )
             if getattr(self, name) < 0
         ]
         if not 0 <= self.partition_level <= 30 or not 0 <= self.split_level <= 30:
@@ -130,12 +153,15 @@ class BuildConfig:
             problems.append("split_fractions are three shares, train, val and test, that sum to 1")
         if self.margin_share <= -0.5:
             problems.append("margin_share must be above -0.5, or no box is left")
+        if self.workers is not None and self.workers < 1:
+            problems.append("workers is a number from 1 on, or null for one per CPU")
         if self.snapshot is not None and self.snapshot < 1:
             problems.append("snapshot is a number from 1 on, or null for the newest")
         if len(set(self.msi_bands)) != len(self.msi_bands):
             problems.append("msi_bands names a band twice")
         if problems:
             raise ConfigError("; ".join(problems))
+        _ = most_chips(self, workers=self.workers or 1)
 
     def _check_places(self) -> None:
         if not self.store or self.catalog == "":

@@ -138,6 +138,7 @@ def run(
     *,
     retry_errors: bool = ...,
     since_snapshot: int | None = ...,
+    fail_fast: bool = ...,
     progress: Callable[[Any], None] | None = ...,
 ) -> RunSummary: ...
 
@@ -149,6 +150,7 @@ def run(
     *,
     retry_errors: bool = ...,
     since_snapshot: int | None = ...,
+    fail_fast: bool = ...,
     progress: Callable[[Any], None] | None = ...,
 ) -> ContextSummary: ...
 
@@ -160,6 +162,7 @@ def run(
     *,
     retry_errors: bool = ...,
     since_snapshot: int | None = ...,
+    fail_fast: bool = ...,
     progress: Callable[[Any], None] | None = ...,
 ) -> RunSummary | ContextSummary: ...
 
@@ -170,6 +173,7 @@ def run(
     *,
     retry_errors: bool = False,
     since_snapshot: int | None = None,
+    fail_fast: bool = False,
     progress: Callable[[Any], None] | None = None,
 ) -> RunSummary | ContextSummary:
     """Run a flow to its end.
@@ -180,6 +184,7 @@ def run(
             :func:`run_change`.
         retry_errors: take in chips that failed before with these settings (flow ``build``).
         since_snapshot: only chips that labels changed on since this snapshot of the lake (flow ``build``).
+        fail_fast: stop at the first failure, with what is done committed (flow ``build``).
         progress: called with the summary whenever it changes.
 
     Raises:
@@ -194,6 +199,7 @@ def run(
             build_driver(name, checked),
             retry_errors=retry_errors,
             since_snapshot=since_snapshot,
+            fail_fast=fail_fast,
             progress=progress,
         )
     if name == "context":

@@ -1,46 +1,39 @@
 """Run partition by partition, commit every k, record what failed, go on where the last run stopped."""
 
 import gc
+import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from hamilton.driver import Driver
 
+from dataflows import engines
 from dataflows._retirement import retire
 from dataflows.build_plan import BuildPlan, plan
 from dataflows.build_record import described_run
 from dataflows.config import BuildConfig
+from dataflows.engines import Engine, EngineOptions, WorkerSpec
+from dataflows.engines.base import WORKERS_OWN
 from dataflows.lance_writer import Provenance
+from dataflows.memory import most_chips, waiting_bytes
+from dataflows.partition_task import PartitionOutcome
 from dataflows.run_summary import RunSummary
-from store import lance_io
+from dataflows.work_shares import WorkShares, run_lease_id
+from store import fragments, lance_io, leases
 from store.commit_buffer import CommitBuffer
 from store.dataset_manifests import DatasetManifest, manifest_table, manifests_of, read_manifests
 from store.lineage import Run
 from store.schemas import SPLITS
-from utils.errors import AegirError
-from utils.failures import Failure, interrupted
+from utils.errors import AegirError, StoreError
+from utils.retry import RetryPolicy, is_transient
 from utils.split import SplitRule, split_of_cells
 
 Progress = Callable[[RunSummary], None]
-
-
-def run_partition(
-    driver: Driver, build: BuildPlan, partition: int, provenance: Provenance, buffer: CommitBuffer
-) -> dict[str, Any]:
-    """One unit of work: chips of one S2 cell from pixels to rows in the commit buffer; returns the receipt."""
-    chips = build.pending.filter(pc.equal(build.pending["partition"], pa.scalar(partition, pa.uint64())))
-    prompts = build.prompts.filter(pc.is_in(build.prompts["uuid"], chips["uuid"].combine_chunks()))
-    receipt: dict[str, Any] = driver.execute(
-        ["sample_write"],
-        inputs={"partition": partition, "provenance": provenance, "commit_buffer": buffer},
-        overrides={**build.made_once, "chip_plan": chips, "prompts": prompts},
-    )["sample_write"]
-    return receipt
 
 
 def run_build(
@@ -49,18 +42,31 @@ def run_build(
     *,
     retry_errors: bool = False,
     since_snapshot: int | None = None,
+    fail_fast: bool = False,
     progress: Progress | None = None,
 ) -> RunSummary:
     """Make every missing row; a chip or partition that fails becomes a row in ``errors`` and the rest goes on.
 
     What rests on labels that are gone is retired first, so that a killed run never leaves it behind.
 
+    Args:
+        config: the settings.
+        driver: driver of the build flow under these settings.
+        retry_errors: take in chips that failed before.
+        since_snapshot: look only at ground that labels changed on since this snapshot of the lake.
+        fail_fast: stop at the first failure, with what is done so far committed.
+        progress: called with the summary whenever it changes.
+
     Raises:
         AegirError: the inputs or the store cannot be used; nothing was started.
     """
     start = time.monotonic()
     report = progress or (lambda _: None)
+    engine = engines.get(config.engine)
     build = plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
+    if build.partitions and not _recorded_rule(config, build):
+        # another first run chose the rule meanwhile
+        build = plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
     manifests = _manifests(config, build)
     run = described_run(config, build, driver, manifests)
     buffer = CommitBuffer(
@@ -69,36 +75,142 @@ def run_build(
         run_id=run.run_id,
         build_config=config.build_config,
         commit_every=config.commit_every,
+        most_bytes=waiting_bytes(config),
+        planned_at=build.planned_at,
     )
     met = buffer.known(build.failures)
     news = [failure for failure, known in zip(build.failures, met, strict=True) if retry_errors or not known]
     summary = _started(config, build, run, new_failures=len(news))
     report(summary)
-    if build.partitions or news or build.retirement:
-        _record_plan(config, build)
-        lance_io.write(config.store, "datasets", manifest_table(manifests.values(), run.run_id))
-        run.record(config.store, "running")
+    if not (build.partitions or news or build.retirement):
+        return _ended(summary, start, report)
+    shares = WorkShares(config, build, run.run_id, most_chips=most_chips(config, workers=worker_count(config)))
+    loop = _Loop(config, build, buffer, shares, summary, report, fail_fast=fail_fast)
+    _mark_killed_runs(config.store)
+    run.record(config.store, "running")
+    try:
+        _record_inputs(config, build, manifests, run)
         buffer.fail(news)
-        try:
-            if build.retirement:
-                summary.masks_retired = retire(config.store, build.retirement, build.label_snapshot)
-            _run_partitions(driver, build, _provenance(config, build, run), buffer, summary, report)
-            _finish(config, buffer, summary)
-        except KeyboardInterrupt:
-            summary.status = "interrupted"
-            _finish(config, buffer, summary)
-        except AegirError:
-            # what cannot be stored ends the run; the record of it may fail for the same reason
-            with suppress(AegirError):
-                run.record(config.store, "failed", summary.counts())
-            raise
+        if build.retirement:
+            summary.masks_retired = retire(config.store, build.retirement, build.label_snapshot)
+        loop.flush()
+        if not (fail_fast and news):
+            with engine(_spec(config, build, run), _engine_options(config, driver, build)) as running:
+                loop.run(running)
+        loop.finish()
+    except KeyboardInterrupt:
+        summary.status = "interrupted"
+        loop.finish()
+    except AegirError:
+        # what cannot be stored ends the run; the record of it may fail for the same reason
+        with suppress(AegirError):
+            run.record(config.store, "failed", summary.counts())
+            shares.release()
+        raise
+    _ended(summary, start, report)
+    run.record(config.store, summary.status, summary.counts())
+    shares.release()
+    return summary
+
+
+def _ended(summary: RunSummary, start: float, report: Progress) -> RunSummary:
     if summary.status == "running":
         summary.status = "failed" if summary.failed else "done"
     summary.seconds = time.monotonic() - start
-    if build.partitions or news or build.retirement:
-        run.record(config.store, summary.status, summary.counts())
     report(summary)
     return summary
+
+
+class _Loop:
+    """Outcomes of an engine's tasks, counted and committed."""
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        build: BuildPlan,
+        buffer: CommitBuffer,
+        shares: WorkShares,
+        summary: RunSummary,
+        report: Progress,
+        *,
+        fail_fast: bool,
+    ) -> None:
+        self._config, self._build, self._buffer, self._shares = config, build, buffer, shares
+        self._summary, self._report, self._fail_fast = summary, report, fail_fast
+        self._parts_left: dict[int, int] = {}
+        self._uncommitted: list[int] = []
+        self._failed: set[int] = set()
+
+    def run(self, engine: Engine) -> None:
+        """Make all partitions: those whose lease is free, then what other runs leave undone."""
+        partitions = self._build.partitions
+        gc.freeze()
+        while partitions:
+            for outcome in engine.outcomes(self._shares.tasks(partitions)):
+                self._take(outcome)
+                if self._fail_fast and self._summary.chips_failed:
+                    return
+            self.flush()
+            self._count_elsewhere()
+            partitions, self._shares.elsewhere = self._shares.elsewhere, []
+            if partitions:
+                self._shares.wait()
+
+    def flush(self) -> None:
+        """Commit what waits; what the network fails is tried again."""
+        for wait in (*retry_policy(self._config).waits(), None):
+            try:
+                self._buffer.flush()
+                break
+            except StoreError as error:
+                if wait is None or not is_transient(error):
+                    raise
+                self._summary.retried += 1
+                time.sleep(wait)
+        self._summary.chips_written = self._buffer.written
+        for partition in self._uncommitted:
+            self._shares.finished(partition)
+        self._uncommitted = []
+
+    def finish(self) -> None:
+        """Commit what waits and bring the indexes up to date."""
+        self.flush()
+        if self._summary.chips_written:
+            for name in ("training_data", "masks", "prompts"):
+                lance_io.refresh_indexes(self._config.store, name)
+
+    def _take(self, outcome: PartitionOutcome) -> None:
+        summary = self._summary
+        self._buffer.take(outcome.rows)
+        summary.retried += outcome.retried
+        if outcome.failed:
+            summary.chips_failed += outcome.chips - outcome.counts.get("chips", 0)
+            summary.chips_made += outcome.counts.get("chips", 0)
+        else:
+            summary.chips_made += outcome.counts["chips"]
+            summary.chips_failed += outcome.counts["failed"]
+            summary.chips_not_taken += outcome.counts["not_taken"]
+        for verdict in summary.masks:
+            summary.masks[verdict] += outcome.counts.get(verdict, 0)
+        left = self._parts_left.get(outcome.partition, outcome.parts) - 1
+        self._parts_left[outcome.partition] = left
+        if outcome.failed:
+            self._failed.add(outcome.partition)
+        if not left:
+            summary.partitions_done += 1
+            self._uncommitted.append(outcome.partition)
+        summary.partitions_failed = len(self._failed)
+        if self._buffer.full:
+            self.flush()
+        self._shares.renew()
+        self._count_elsewhere()
+        self._report(summary)
+
+    def _count_elsewhere(self) -> None:
+        """Chips that other runs made since the plan are no longer this run's."""
+        made = self._shares.made_elsewhere
+        self._summary.chips_made_elsewhere = sum(made.values())
+        self._summary.partitions_elsewhere = len(made)
 
 
 def _manifests(config: BuildConfig, build: BuildPlan) -> dict[str, DatasetManifest]:
@@ -126,17 +238,8 @@ def _started(config: BuildConfig, build: BuildPlan, run: Run, *, new_failures: i
     )
 
 
-def _finish(config: BuildConfig, buffer: CommitBuffer, summary: RunSummary) -> None:
-    """Commit what waits and bring the indexes up to date."""
-    buffer.flush()
-    summary.chips_written = buffer.written
-    if summary.chips_written:
-        for name in ("training_data", "masks", "prompts"):
-            lance_io.refresh_indexes(config.store, name)
-
-
-def _provenance(config: BuildConfig, build: BuildPlan, run: Run) -> Provenance:
-    return Provenance(
+def _spec(config: BuildConfig, build: BuildPlan, run: Run) -> WorkerSpec:
+    provenance = Provenance(
         run_id=run.run_id,
         build_config=config.build_config,
         recipes=dict(run.recipes),
@@ -145,58 +248,55 @@ def _provenance(config: BuildConfig, build: BuildPlan, run: Run) -> Provenance:
         label_snapshot=build.label_snapshot,
         margin_share=config.margin_share,
     )
+    shared = {name: value for name, value in build.made_once.items() if name not in WORKERS_OWN}
+    return WorkerSpec(config=config, shared=shared, provenance=provenance, policy=retry_policy(config))
 
 
-def _run_partitions(
-    driver: Driver,
-    build: BuildPlan,
-    provenance: Provenance,
-    buffer: CommitBuffer,
-    summary: RunSummary,
-    report: Progress,
-) -> None:
-    gc.freeze()
-    for partition in build.partitions:
-        try:
-            receipt = run_partition(driver, build, partition, provenance, buffer)
-        except Exception as error:  # whatever fails in one partition, the others go on
-            if interrupted(error):
-                raise KeyboardInterrupt from error
-            buffer.fail([Failure.of("run_partition", error, partition=partition)])
-            summary.partitions_failed += 1
-            summary.chips_failed += build.pending["partition"].to_pylist().count(partition)
-        else:
-            summary.chips_made += receipt["chips"]
-            summary.chips_failed += receipt["failed"]
-            summary.chips_not_taken += receipt["not_taken"]
-            for verdict in summary.masks:
-                summary.masks[verdict] += receipt[verdict]
-        # every execute leaves its results in reference cycles
-        gc.collect()
-        summary.partitions_done += 1
-        if buffer.full:
-            buffer.flush()
-            summary.chips_written = buffer.written
-        report(summary)
+def _engine_options(config: BuildConfig, driver: Driver, build: BuildPlan) -> EngineOptions:
+    own = {"driver": driver, "made_once": build.made_once}
+    return EngineOptions(workers=worker_count(config), address=config.ray_address, own=own)
 
 
-def _record_plan(config: BuildConfig, build: BuildPlan) -> None:
-    """Write the scenes and the split rule the rows will refer to."""
+def worker_count(config: BuildConfig) -> int:
+    """Workers that share the memory budget."""
+    return 1 if config.engine == "local" else config.workers or os.cpu_count() or 1
+
+
+def retry_policy(config: BuildConfig) -> RetryPolicy:
+    """How the network's failures are tried again."""
+    return RetryPolicy(retries=config.network_retries, first_wait_s=config.network_wait_s)
+
+
+def _mark_killed_runs(store: str) -> None:
+    """Say of runs that were killed that they were: recorded as running, and nobody holds their lease."""
+    running = lance_io.scan(store, "runs", ["run_id"], "flow = 'build' AND status = 'running'")["run_id"].to_pylist()
+    alive = leases.living(store, [run_lease_id(run_id) for run_id in running])
+    dead = [run_id for run_id in running if run_lease_id(run_id) not in alive]
+    if dead:
+        lance_io.mark(store, "runs", dead, {"status": "'killed'"})
+
+
+def _record_inputs(config: BuildConfig, build: BuildPlan, manifests: dict[str, DatasetManifest], run: Run) -> None:
+    """Write the scenes and the datasets the rows will refer to."""
     tables = [build.made_once[name] for name in ("vhr_scenes", "msi_scenes") if build.made_once[name] is not None]
     lance_io.write(config.store, "scenes", pa.concat_tables(tables))
+    lance_io.write(config.store, "datasets", manifest_table(manifests.values(), run.run_id))
+
+
+def _recorded_rule(config: BuildConfig, build: BuildPlan) -> bool:
+    """Record the split rule in a new store; False where another run recorded another one first."""
     rule: SplitRule = build.made_once["split_rule"]
-    key = rule.rule_id
-    if len(lance_io.scan(config.store, "splits", ["split_rule"], f"split_rule = '{key}'")):
-        return
     cells = pc.unique(build.chips["split_cell"]).to_numpy()
-    names = [str(name) for name in split_of_cells(cells, rule)]
+    names = Counter(str(name) for name in split_of_cells(cells, rule))
     row = {
-        "split_rule": key,
+        "split_rule": rule.rule_id,
         "level": rule.level,
         "salt": rule.salt,
         "fractions": list(rule.shares.items()),
         "guard_m": rule.guard_m,
-        "cells": sorted((name, names.count(name)) for name in set(names)),
+        "cells": sorted(names.items()),
         "created_at": datetime.now(UTC),
     }
-    lance_io.write(config.store, "splits", pa.Table.from_pylist([row], schema=SPLITS))
+    if fragments.commit_if_empty(config.store, "splits", pa.Table.from_pylist([row], schema=SPLITS)):
+        return True
+    return bool(len(lance_io.scan(config.store, "splits", ["split_rule"], f"split_rule = '{rule.rule_id}'")))

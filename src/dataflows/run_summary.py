@@ -21,6 +21,10 @@ class FlowSummary(ABC):
     """Partitions done."""
     partitions_failed: int = 0
     """Partitions that failed as a whole."""
+    partitions_elsewhere: int = 0
+    """Partitions of this plan that another run made meanwhile."""
+    retried: int = 0
+    """Times something was tried again because the network failed."""
     seconds: float = 0.0
     """Wall time."""
     store: str = ""
@@ -68,6 +72,8 @@ class RunSummary(FlowSummary):
     """Chips this run set out to make."""
     chips_made: int = 0
     """Chips made, committed or waiting to be."""
+    chips_made_elsewhere: int = 0
+    """Chips that another run made since the plan."""
     chips_written: int = 0
     """Rows committed to ``training_data``."""
     chips_failed: int = 0

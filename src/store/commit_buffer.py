@@ -1,13 +1,16 @@
 """Rows of several partitions, committed together: what a chip rests on first, the chip itself last."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid5
 
 import pyarrow as pa
 
-from store import lance_io
+from store import fragments, lance_io
+from store.fragments import StagedRows
+from store.partition_rows import PartitionRows, RowSink
 from store.schemas import ERRORS
 from store.sql import literals
 from utils.failures import Failure
@@ -16,10 +19,10 @@ from utils.types import ChipProfile
 _NAMESPACE = UUID("0d7c2c3e-6c5e-5d0b-8f43-5b1f6b6f7f11")
 
 MOST_ROWS = 1024
-"""Chips held before a commit, whatever the number of partitions: about 400 MB of the default profile."""
+"""Chips held before a commit, whatever the number of partitions."""
 
 
-class CommitBuffer:
+class CommitBuffer(RowSink):
     """Collects the tables of finished partitions and commits them every ``commit_every`` partitions.
 
     ``training_data`` is written last: a row there says that its prompts, masks and errors are stored. A run killed
@@ -27,13 +30,32 @@ class CommitBuffer:
     """
 
     def __init__(
-        self, uri: str | Path, profile: ChipProfile, *, run_id: str, build_config: str, commit_every: int
+        self,
+        uri: str | Path,
+        profile: ChipProfile,
+        *,
+        run_id: str,
+        build_config: str,
+        commit_every: int,
+        most_bytes: int = 512 << 20,
+        planned_at: datetime | None = None,
     ) -> None:
-        """Point the buffer at a store; nothing is written yet."""
+        """Point the buffer at a store; nothing is written yet.
+
+        Args:
+            uri: the store.
+            profile: chip profile of its tables.
+            run_id: the run.
+            build_config: hash of its settings.
+            commit_every: partitions per commit.
+            most_bytes: bytes of rows held before a commit, whatever the number of partitions.
+            planned_at: when the run looked at what is missing; newer rows of others stay.
+        """
         self._uri, self._profile = uri, profile
         self._run_id, self._build_config = run_id, build_config
-        self._commit_every = commit_every
+        self._commit_every, self._most_bytes, self._planned_at = commit_every, most_bytes, planned_at
         self._tables: dict[str, list[pa.Table]] = {"prompts": [], "masks": [], "training_data": []}
+        self._staged: list[StagedRows] = []
         self._failures: list[Failure] = []
         self._partitions = 0
         self.written = 0
@@ -41,9 +63,21 @@ class CommitBuffer:
 
     @property
     def full(self) -> bool:
-        """Whether ``commit_every`` partitions, or :data:`MOST_ROWS` chips, wait to be committed."""
-        rows = sum(len(table) for table in self._tables["training_data"])
-        return self._partitions >= self._commit_every or rows >= MOST_ROWS
+        """Whether ``commit_every`` partitions, :data:`MOST_ROWS` chips, or too many bytes wait to be committed."""
+        tables = [table for parts in self._tables.values() for table in parts]
+        rows = sum(map(len, self._tables["training_data"])) + sum(map(len, self._staged))
+        if self._partitions >= self._commit_every or rows >= MOST_ROWS:
+            return True
+        return bool(sum(table.nbytes for table in tables) >= self._most_bytes)
+
+    def take(self, rows: PartitionRows) -> None:
+        """Take over one finished unit of work."""
+        self._tables["training_data"] += rows.samples
+        self._tables["masks"] += rows.masks
+        self._tables["prompts"] += rows.prompts
+        self._staged += rows.staged
+        self._failures += rows.failures
+        self._partitions += 1
 
     def add(
         self,
@@ -65,7 +99,7 @@ class CommitBuffer:
         """Take over failures; they are committed with the next flush."""
         for failure in failures:
             at = failure.partition if failure.partition is not None else partition
-            self._failures.append(Failure(**{**vars(failure), "partition": at}))
+            self._failures.append(replace(failure, partition=at))
 
     def known(self, failures: Sequence[Failure]) -> list[bool]:
         """Whether each failure was met before under these settings."""
@@ -85,10 +119,18 @@ class CommitBuffer:
             self._failures = []
         for name, parts in self._tables.items():
             if parts:
-                receipt = lance_io.write(self._uri, name, pa.concat_tables(parts), profile=self._profile)
+                receipt = lance_io.write(
+                    self._uri, name, pa.concat_tables(parts), profile=self._profile, planned_at=self._planned_at
+                )
                 if name == "training_data":
                     self.written += receipt.inserted + receipt.updated
                 self._tables[name] = []
+        if self._staged:
+            receipt = fragments.commit(
+                self._uri, "training_data", self._staged, profile=self._profile, planned_at=self._planned_at
+            )
+            self.written += receipt.inserted + receipt.updated
+            self._staged = []
         self._partitions = 0
 
     def _error_rows(self) -> pa.Table:

@@ -1,8 +1,11 @@
 """Lance tables: open, scan and the one write door (cast, validate, ``merge_insert`` on the primary key)."""
 
 import os
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +22,7 @@ STORAGE_VERSION: Final = "2.2"
 DEFAULT_STORE = "data/lancedb"
 _RETRIES = 20
 _KEYS_PER_STATEMENT = 2000
+_TOO_LATE = "Too many concurrent writers"
 _INDEXED = {
     "training_data": ("uuid", "s2_cell"),
     "masks": ("mask_id", "uuid"),
@@ -103,10 +107,25 @@ def scan(
         raise StoreError(f"table {name!r} cannot be scanned for {list(columns)} where {where!r}: {error}") from error
 
 
-def write(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | None = None) -> WriteReceipt:
+def write(
+    uri: str | Path,
+    name: str,
+    data: pa.Table,
+    *,
+    profile: ChipProfile | None = None,
+    planned_at: datetime | None = None,
+) -> WriteReceipt:
     """Upsert ``data`` into table ``name`` by primary key, creating store and table on first use.
 
     Racing writers of the same keys leave one row per key; a lost race is retried with back-off.
+
+    Args:
+        uri: the store.
+        name: the table.
+        data: rows with all columns of the table.
+        profile: chip profile, for tables that have one.
+        planned_at: when the writer looked at what is missing. A row made, or retired, after that moment is another
+            writer's newer answer and stays as it is; None replaces every row with the same key.
 
     Raises:
         SchemaError: ``data`` does not fit the table's schema, or the table on disk has another one.
@@ -114,13 +133,50 @@ def write(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
     """
     schema = schema_for(name, profile)
     rows = conform(data, schema)
-    dataset = _open_or_create(uri, name, schema)
-    check_schema(uri, name, dataset.schema, schema)
+    if planned_at is not None:
+        return write_chosen(uri, name, lambda dataset: _without_newer(dataset, rows, planned_at), profile=profile)
+    dataset = ensure_table(uri, name, profile=profile)
+    return _merged(uri, name, dataset, rows, retries=_RETRIES)
+
+
+def write_chosen(
+    uri: str | Path,
+    name: str,
+    chosen: Callable[[lance.LanceDataset], pa.Table],
+    *,
+    profile: ChipProfile | None = None,
+) -> WriteReceipt:
+    """Upsert rows chosen by a look at the table, as one step: where another writer touched them, look again.
+
+    Args:
+        uri: the store.
+        name: the table; it is created on first use.
+        chosen: called with the table at its newest version; returns rows of its schema, perhaps none.
+        profile: chip profile, for tables that have one.
+
+    Raises:
+        SchemaError: the table on disk has another schema.
+        StoreNotWritableError: the place cannot be written, or others came first again and again.
+    """
+    ensure_table(uri, name, profile=profile)
+    for attempt in range(_RETRIES):
+        dataset = open_table(uri, name)
+        rows = chosen(dataset)
+        try:
+            return _merged(uri, name, dataset, rows, retries=0)
+        except StoreNotWritableError as error:
+            if _TOO_LATE not in str(error) or attempt == _RETRIES - 1:
+                raise
+        time.sleep(random.uniform(0, min(2.0, 0.02 * 2**attempt)))  # noqa: S311 - no secret
+    raise AssertionError
+
+
+def _merged(uri: str | Path, name: str, dataset: lance.LanceDataset, rows: pa.Table, *, retries: int) -> WriteReceipt:
     if not len(rows):
         return WriteReceipt(table=name, version=dataset.version, inserted=0, updated=0)
-    merge = dataset.merge_insert(primary_key(schema)).when_matched_update_all().when_not_matched_insert_all()
+    merge = dataset.merge_insert(primary_key(rows.schema)).when_matched_update_all().when_not_matched_insert_all()
     try:
-        stats: dict[str, Any] = merge.conflict_retries(_RETRIES).execute(rows)
+        stats: dict[str, Any] = merge.conflict_retries(retries).execute(rows)
     except OSError as error:
         raise _not_writable(uri, error) from error
     return WriteReceipt(
@@ -129,6 +185,32 @@ def write(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
         inserted=int(stats["num_inserted_rows"]),
         updated=int(stats["num_updated_rows"]),
     )
+
+
+def _without_newer(dataset: lance.LanceDataset, rows: pa.Table, moment: datetime) -> pa.Table:
+    """Rows whose stored row, where there is one, was made and retired no later than ``moment``."""
+    key, times = primary_key(dataset.schema), ["created_at"]
+    times += [name for name in ("retired_at",) if name in dataset.schema.names]
+    keys, newer = rows[key].to_pylist(), set()
+    for start in range(0, len(keys), _KEYS_PER_STATEMENT):
+        where = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])})"
+        for row in dataset.to_table(columns=[key, *times], filter=where).to_pylist():
+            if any(row[name] is not None and row[name] > moment for name in times):
+                newer.add(row[key])
+    return rows.filter(pa.array([value not in newer for value in keys], pa.bool_())) if newer else rows
+
+
+def ensure_table(uri: str | Path, name: str, *, profile: ChipProfile | None = None) -> lance.LanceDataset:
+    """The table at its newest version, created where it is missing.
+
+    Raises:
+        SchemaError: the table on disk has another schema.
+        StoreNotWritableError: the place cannot be written.
+    """
+    schema = schema_for(name, profile)
+    dataset = _open_or_create(uri, name, schema)
+    check_schema(uri, name, dataset.schema, schema)
+    return dataset
 
 
 def check_schema(uri: str | Path, name: str, found: pa.Schema, wanted: pa.Schema) -> None:

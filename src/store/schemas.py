@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from store.chip_schemas import MASKS, PROMPTS, TRAINING_DATA, masks, training_data
 from store.columns import LONLAT, SCHEMA_VERSION
-from store.record_schemas import CONTEXT, DATASETS, ERRORS, RUNS, SCENES, SPLITS
+from store.record_schemas import CONTEXT, DATASETS, ERRORS, LEASES, RUNS, SCENES, SPLITS
 from utils.errors import SchemaError, UnknownNameError
 from utils.types import ChipProfile
 
@@ -19,6 +19,7 @@ __all__ = [
     "CONTEXT",
     "DATASETS",
     "ERRORS",
+    "LEASES",
     "LONLAT",
     "MASKS",
     "PROMPTS",
@@ -37,7 +38,7 @@ __all__ = [
 
 TABLES: dict[str, pa.Schema] = {
     schema.metadata[b"table"].decode(): schema
-    for schema in (TRAINING_DATA, MASKS, PROMPTS, SCENES, RUNS, ERRORS, SPLITS, DATASETS, CONTEXT)
+    for schema in (TRAINING_DATA, MASKS, PROMPTS, SCENES, RUNS, ERRORS, SPLITS, DATASETS, CONTEXT, LEASES)
 }
 """Table name → schema (of the default profile where a table has one)."""
 

@@ -26,6 +26,7 @@ Each message says what was found, where, and what to do next.
     │   ├── GridError               two rasters that must share a pixel grid do not
     │   └── NodataError             a chip holds too few valid pixels
     ├── MaskError                   a mask backend broke its contract
+    ├── WorkerLostError             a worker process died, again and again, on one task
     ├── SplitError                  a split rule cannot be met
     │   └── SplitLeakError          chips of different splits overlap or stand too close
     └── StoreError                  the LanceDB store refused
@@ -53,6 +54,10 @@ class UnknownNameError(ConfigError):
         """Build the message for an unknown ``name`` of a ``kind`` of thing."""
         self.kind, self.name, self.known = kind, name, sorted(known)
         super().__init__(f"unknown {kind} {name!r}; known: {', '.join(self.known) or '(none)'}")
+
+    def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, list[str]]]:
+        """Travel between processes."""
+        return type(self), (self.kind, self.name, self.known)
 
 
 class LabelError(AegirError):
@@ -129,6 +134,10 @@ class NodataError(ImageryError):
 
 class MaskError(AegirError):
     """A mask backend broke its contract."""
+
+
+class WorkerLostError(AegirError):
+    """A worker process died, again and again, on one task."""
 
 
 class SplitError(AegirError):

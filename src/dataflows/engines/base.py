@@ -1,0 +1,104 @@
+"""What engines share: the Protocol, what a worker is told, and the worker itself."""
+
+import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol, Self
+
+from hamilton.driver import Driver
+
+from dataflows.config import BuildConfig
+from dataflows.lance_writer import Provenance
+from dataflows.partition_task import PartitionOutcome, PartitionTask, run_partition
+from store.fingerprint import digest
+from utils.retry import RetryPolicy
+
+WORKERS_OWN = ("vhr_imagery", "msi_imagery", "mask_segmenter")
+"""Results every worker makes for itself, once: open readers and model weights do not travel."""
+
+TRIES = 3
+"""How often a task is given to a worker before it counts as the worker's end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSpec:
+    """What a worker in another process needs to know; it travels by pickle."""
+
+    config: BuildConfig
+    """Settings of the build flow."""
+    shared: Mapping[str, Any]
+    """Results of the plan that partitions share, those of :data:`WORKERS_OWN` left out."""
+    provenance: Provenance
+    """What rows say of their origin."""
+    policy: RetryPolicy
+    """How the network's failures are tried again."""
+
+    @property
+    def key(self) -> str:
+        """Names the worker's state: one run, one state."""
+        return digest([self.provenance.run_id, self.config.build_config])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How an engine is set up."""
+
+    workers: int | None = None
+    """Worker processes; None is one per CPU."""
+    address: str | None = None
+    """Address of a Ray cluster; None starts one on this machine."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """The run's ``driver`` and what its plan made (``made_once``), for the engine that stays in its process."""
+
+
+class Engine(Protocol):
+    """Runs tasks somewhere. Leaving the ``with`` block stops what still runs."""
+
+    def outcomes(self, tasks: Iterator[PartitionTask]) -> Iterator[PartitionOutcome]:
+        """Outcomes in the order they are done. ``tasks`` is drawn from only as workers get free."""
+
+    def __enter__(self) -> Self:
+        """Start."""
+
+    def __exit__(self, *_: object) -> None:
+        """Stop; tasks that are not done are dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """What lives once per worker process: the driver, readers and weights."""
+
+    driver: Driver
+    """Driver of the build flow."""
+    made_once: Mapping[str, Any]
+    """Results every partition shares."""
+    spec: WorkerSpec
+    """What it was told."""
+
+    def run(self, task: PartitionTask) -> PartitionOutcome:
+        """Make the task's rows; pixels go to files of their table, so that only metadata travels back."""
+        outcome = run_partition(self.driver, self.made_once, task, self.spec.provenance, self.spec.policy)
+        outcome.rows.stage(self.spec.config.store, self.spec.config.profile)
+        return outcome
+
+
+_told: dict[str, WorkerSpec] = {}
+
+
+def worker_of(spec: WorkerSpec) -> Worker:
+    """This process's worker for ``spec``, made on first use."""
+    _told[spec.key] = spec
+    return _worker(spec.key)
+
+
+@lru_cache(maxsize=1)
+def _worker(key: str) -> Worker:
+    # drivers imports the engines through the partition loop
+    from dataflows.drivers import build_driver  # noqa: PLC0415
+
+    spec = _told.pop(key)
+    driver = build_driver("build", spec.config)
+    own = driver.execute(list(WORKERS_OWN), overrides=dict(spec.shared))
+    gc.freeze()
+    return Worker(driver=driver, made_once={**spec.shared, **own}, spec=spec)

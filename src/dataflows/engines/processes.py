@@ -1,0 +1,124 @@
+"""Partitions in a pool of processes on this machine (``spawn``: Lance does not survive a fork)."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
+from typing import Self
+
+from dataflows.engines.base import TRIES, EngineOptions, WorkerSpec, worker_of
+from dataflows.partition_task import PartitionOutcome, PartitionTask, lost
+from utils.errors import WorkerLostError
+
+_spec: WorkerSpec | None = None
+
+
+class ProcessEngine:
+    """A pool of workers; a worker that is killed is replaced and its task given out again.
+
+    A pool does not say which of its workers died, so the tasks that were out are tried again one at a time: only the
+    task that ends its worker every time is given up.
+    """
+
+    def __init__(self, spec: WorkerSpec, options: EngineOptions) -> None:
+        """Processes start when the first task is given out."""
+        self._spec = spec
+        self._workers = options.workers or os.cpu_count() or 1
+        self._pool: ProcessPoolExecutor | None = None
+
+    def outcomes(self, tasks: Iterator[PartitionTask]) -> Iterator[PartitionOutcome]:
+        """Outcomes in the order they are done; one task more than there are workers is out at a time."""
+        out: dict[Future[PartitionOutcome], PartitionTask] = {}
+        suspects: deque[PartitionTask] = deque()
+        tries: dict[tuple[int, int], int] = {}
+        while True:
+            while not suspects and len(out) <= self._workers and (task := next(tasks, None)) is not None:
+                out[self._submit(task)] = task
+            if suspects and not out:
+                out[self._submit(suspects[0])] = suspects.popleft()
+            if not out:
+                return
+            done, _ = wait(out, return_when=FIRST_COMPLETED)
+            broken: list[PartitionTask] = []
+            for future in done:
+                task = out.pop(future)
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    broken.append(task)
+            if broken:
+                # the rest of what was out is broken too; none of it was committed
+                broken += out.values()
+                out.clear()
+                self._stop()
+                for task in broken:
+                    key = (task.partition, task.part)
+                    tries[key] = tries.get(key, 0) + 1
+                    if tries[key] < TRIES:
+                        suspects.append(task)
+                    else:
+                        yield lost(task, WorkerLostError(f"its worker process died {TRIES} times (out of memory?)"))
+
+    def __enter__(self) -> Self:
+        """Nothing to start yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the workers at once; tasks that are not done are dropped."""
+        self._stop()
+
+    def _submit(self, task: PartitionTask) -> Future[PartitionOutcome]:
+        try:
+            return self._ready_pool().submit(_run, task)
+        except BrokenProcessPool:
+            # it broke since the last look; those that were out will say so
+            self._stop()
+            return self._ready_pool().submit(_run, task)
+
+    def _ready_pool(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_begin,
+                initargs=(self._spec,),
+            )
+        return self._pool
+
+    def _stop(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        workers = list((pool._processes or {}).values())  # noqa: SLF001 - Executor.kill_workers comes with Python 3.14
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join()
+
+
+def _begin(spec: WorkerSpec) -> None:
+    """Make a worker ready: it leaves Ctrl-C to the run, and ends when the run does."""
+    global _spec  # noqa: PLW0603 - an initializer has no other place
+    _spec = spec
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # a worker holds both ends of its queue, so the end of the run alone would not wake it
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _run(task: PartitionTask) -> PartitionOutcome:
+    if _spec is None:
+        raise WorkerLostError("the worker was never told its settings")
+    return worker_of(_spec).run(task)

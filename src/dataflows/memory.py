@@ -1,0 +1,67 @@
+"""How many chips may be in the making at once under a memory budget."""
+
+import re
+from typing import Protocol
+
+from utils.errors import ConfigError
+from utils.types import ChipProfile
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_BYTES_PER_VHR_PIXEL = 40
+_BYTES_PER_MSI_PIXEL = 12
+_SHARE_IN_THE_MAKING = 0.6
+_SHARE_WAITING = 0.2
+
+
+class _Settings(Protocol):
+    @property
+    def memory_budget(self) -> str: ...
+
+    @property
+    def halo_px(self) -> int: ...
+
+    @property
+    def profile(self) -> ChipProfile: ...
+
+
+def parsed_bytes(text: str) -> int:
+    """Bytes of a size such as ``512MB``, ``2GB``, ``1.5GiB`` or a plain number.
+
+    Raises:
+        ConfigError: the text is no size, or not above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(text).upper())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    if size <= 0:
+        raise ConfigError(f"memory_budget is {text!r}; give a size such as 512MB, 2GB or 1.5GiB")
+    return size
+
+
+def chip_bytes(settings: _Settings) -> int:
+    """Peak memory of one chip in the making: pixels with halo, masks and index planes, rows."""
+    profile, halo = settings.profile, settings.halo_px
+    vhr = (profile.height + 2 * halo) * (profile.width + 2 * halo)
+    msi = len(profile.msi_bands) * profile.msi_height * profile.msi_width
+    return _BYTES_PER_VHR_PIXEL * vhr + _BYTES_PER_MSI_PIXEL * msi
+
+
+def most_chips(settings: _Settings, *, workers: int) -> int:
+    """Chips one task may hold.
+
+    Raises:
+        ConfigError: the budget is no size, or holds not even one chip per worker.
+    """
+    budget = parsed_bytes(settings.memory_budget)
+    most = int(_SHARE_IN_THE_MAKING * budget / workers / chip_bytes(settings))
+    if most < 1:
+        need = chip_bytes(settings) * workers / _SHARE_IN_THE_MAKING
+        raise ConfigError(
+            f"memory_budget {settings.memory_budget} is too small for {workers} chips at once, one per worker; "
+            f"give at least {need / 1e6:.0f}MB or fewer workers"
+        )
+    return most
+
+
+def waiting_bytes(settings: _Settings) -> int:
+    """Bytes of rows that may wait for a commit."""
+    return int(_SHARE_WAITING * parsed_bytes(settings.memory_budget))

@@ -1,0 +1,160 @@
+"""The unit of work: chips of one S2 cell, from pixels to rows. The same function runs it on every engine."""
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from hamilton.driver import Driver
+
+from dataflows.build_plan import BuildPlan
+from dataflows.lance_writer import Provenance
+from store.partition_rows import PartitionRows
+from utils.failures import Failure, interrupted
+from utils.retry import RetryPolicy, is_transient, is_transient_type
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PartitionTask:
+    """Chips of one partition that are made together; a partition too large for the memory budget has several."""
+
+    partition: int
+    """S2 cell."""
+    part: int
+    """Number of this part, from 0."""
+    parts: int
+    """Parts of the partition."""
+    chips: pa.Table
+    """Planned chips, schema ``dataflows.chip_plan.CHIP_PLAN``."""
+    prompts: pa.Table
+    """Their prompts, schema ``dataflows.chip_plan.PROMPT_PLAN``."""
+
+    def only(self, uuids: set[str]) -> "PartitionTask":
+        """The task for some of its chips."""
+        wanted = pa.array(sorted(uuids), pa.string())
+        return replace(
+            self,
+            chips=self.chips.filter(pc.is_in(self.chips["uuid"], wanted)),
+            prompts=self.prompts.filter(pc.is_in(self.prompts["uuid"], wanted)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PartitionOutcome:
+    """What became of one task."""
+
+    partition: int
+    """S2 cell."""
+    parts: int
+    """Tasks of the partition."""
+    chips: int
+    """Chips the task set out to make."""
+    rows: PartitionRows
+    """Rows and failures."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Chips made, failed and not taken, and masks per verdict; empty where the task failed as a whole."""
+    failed: bool = False
+    """Whether the task failed as a whole."""
+    retried: int = 0
+    """Times something was tried again because the network failed."""
+    seconds: float = 0.0
+    """Time it took, waits included."""
+
+
+def partition_tasks(build: BuildPlan, partition: int, *, most_chips: int) -> list[PartitionTask]:
+    """The tasks of one partition: at most ``most_chips`` chips each, in order of their ids."""
+    chips = build.pending.filter(pc.equal(build.pending["partition"], pa.scalar(partition, pa.uint64())))
+    chips = chips.sort_by("uuid")
+    parts = max(1, -(-len(chips) // most_chips))
+    tasks = []
+    for part in range(parts):
+        own = chips.slice(part * most_chips, most_chips).combine_chunks()
+        prompts = build.prompts.filter(pc.is_in(build.prompts["uuid"], own["uuid"].combine_chunks()))
+        tasks.append(PartitionTask(partition=partition, part=part, parts=parts, chips=own, prompts=prompts))
+    return tasks
+
+
+def run_partition(
+    driver: Driver,
+    made_once: Mapping[str, Any],
+    task: PartitionTask,
+    provenance: Provenance,
+    policy: RetryPolicy,
+) -> PartitionOutcome:
+    """Make one task's rows; what fails, fails as rows of ``errors``.
+
+    What the network failed is tried again after a wait: the whole task, or those of its chips that could not be read.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted.
+    """
+    start, retried = time.monotonic(), 0
+    waits, rows, counts = policy.waits(), PartitionRows(), dict[str, int]()
+    left: PartitionTask | None = task
+    failed = False
+    while left is not None:
+        try:
+            made, receipt = _executed(driver, made_once, left, provenance)
+        except Exception as error:  # whatever fails in one partition, the others go on
+            if interrupted(error):
+                raise KeyboardInterrupt from error
+            wait = next(waits, None) if is_transient(error) else None
+            if wait is None:
+                rows.fail([Failure.of("run_partition", error, partition=task.partition)], partition=task.partition)
+                failed = True
+                break
+        else:
+            again = {f.uuid for f in made.failures if f.uuid is not None and is_transient_type(f.error_type)}
+            wait = next(waits, None) if again else None
+            if wait is None:
+                left = None
+            else:
+                made.failures = [f for f in made.failures if f.uuid not in again]
+                receipt["failed"] -= len(again)
+                left = left.only(again)
+            for name in ("samples", "masks", "prompts", "failures"):
+                getattr(rows, name).extend(getattr(made, name))
+            counts = {name: counts.get(name, 0) + receipt[name] for name in receipt}
+        if wait is not None:
+            retried += 1
+            time.sleep(wait)
+    # every execute leaves its results in reference cycles
+    gc.collect()
+    return PartitionOutcome(
+        partition=task.partition,
+        parts=task.parts,
+        chips=len(task.chips),
+        rows=rows,
+        counts=counts,
+        failed=failed,
+        retried=retried,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _executed(
+    driver: Driver, made_once: Mapping[str, Any], task: PartitionTask, provenance: Provenance
+) -> tuple[PartitionRows, dict[str, int]]:
+    rows = PartitionRows()
+    receipt: dict[str, int] = driver.execute(
+        ["sample_write"],
+        inputs={"partition": task.partition, "provenance": provenance, "commit_buffer": rows},
+        overrides={**made_once, "chip_plan": task.chips, "prompts": task.prompts},
+    )["sample_write"]
+    return rows, {name: count for name, count in receipt.items() if name != "partition"}
+
+
+def lost(task: PartitionTask, error: Exception) -> PartitionOutcome:
+    """The outcome of a task that no worker lived to finish."""
+    rows = PartitionRows()
+    rows.fail([Failure.of("run_partition", error, partition=task.partition)], partition=task.partition)
+    return PartitionOutcome(
+        partition=task.partition,
+        parts=task.parts,
+        chips=len(task.chips),
+        rows=rows,
+        failed=True,
+    )

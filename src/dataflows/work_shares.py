@@ -1,0 +1,94 @@
+"""Which partitions this run makes: those whose lease it gets; others are made by another run meanwhile."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataflows.build_plan import BuildPlan, still_missing
+from dataflows.config import BuildConfig
+from dataflows.partition_task import PartitionTask, partition_tasks
+from store import leases
+from store.leases import Holder
+
+_RENEWALS_PER_LEASE = 3
+
+
+class WorkShares:
+    """Leases of one run and the tasks they allow it."""
+
+    def __init__(self, config: BuildConfig, build: BuildPlan, run_id: str, *, most_chips: int) -> None:
+        """Take the lease of the run itself, which says that it lives."""
+        self._config, self._build, self._most_chips = config, build, most_chips
+        self._holder = Holder(run_id=run_id, lease_s=config.lease_s)
+        self._held: set[int] = set()
+        self._finished: set[int] = set()
+        self._renewed = 0.0
+        self.elsewhere: list[int] = []
+        """Partitions another run holds."""
+        self.made_elsewhere: dict[int, int] = {}
+        """Partition → chips that another run made since the plan."""
+        self._claim([])
+
+    def tasks(self, partitions: Sequence[int]) -> Iterator[PartitionTask]:
+        """Tasks of the partitions whose lease is free, taken ``commit_every`` at a time as they are drawn."""
+        for start in range(0, len(partitions), self._config.commit_every):
+            batch = partitions[start : start + self._config.commit_every]
+            granted = self._claim(batch)
+            self.elsewhere += [partition for partition in batch if partition not in granted]
+            yield from self._tasks_of([partition for partition in batch if partition in granted])
+
+    def _tasks_of(self, granted: list[int]) -> Iterator[PartitionTask]:
+        build = self._build
+        planned = build.pending.filter(pc.is_in(build.pending["partition"], pa.array(granted, pa.uint64())))
+        missing = still_missing(self._config, planned, build.planned_at)
+        left = replace(build, pending=missing)
+        for partition in granted:
+            before, after = (table["partition"].to_pylist().count(partition) for table in (planned, missing))
+            if before > after:
+                self.made_elsewhere[partition] = before - after
+            if after:
+                yield from partition_tasks(left, partition, most_chips=self._most_chips)
+            else:
+                self._finished.add(partition)
+
+    def finished(self, partition: int) -> None:
+        """Say that the partition's rows are committed, so that its lease can go back with the next claim."""
+        self._finished.add(partition)
+
+    def renew(self) -> None:
+        """Renew the leases held when a third of their time has passed."""
+        if time.monotonic() - self._renewed > self._config.lease_s / _RENEWALS_PER_LEASE:
+            self._claim([])
+
+    def wait(self) -> None:
+        """Wait a moment for other runs."""
+        time.sleep(min(2.0, self._config.lease_s / _RENEWALS_PER_LEASE))
+        self.renew()
+
+    def release(self) -> None:
+        """Give everything back."""
+        leases.release(self._config.store, self._holder)
+
+    def _claim(self, partitions: Sequence[int]) -> set[int]:
+        self._held -= self._finished
+        ids = {_lease_id(partition): partition for partition in (*self._held, *partitions)}
+        wanted = [run_lease_id(self._holder.run_id), *ids]
+        granted = leases.claim(
+            self._config.store, self._holder, wanted, give_back=[_lease_id(p) for p in self._finished]
+        )
+        self._finished = set()
+        self._held = {ids[key] for key in granted if key in ids}
+        self._renewed = time.monotonic()
+        return self._held & set(partitions)
+
+
+def run_lease_id(run_id: str) -> str:
+    """Lease that says a run lives."""
+    return f"run/{run_id}"
+
+
+def _lease_id(partition: int) -> str:
+    return f"build/{partition:x}"
