@@ -9,15 +9,17 @@ from typing import Any, Final
 import lance
 import pyarrow as pa
 
+from store.conflicts import is_conflict, retried
 from store.conformity import conform
 from store.schemas import primary_key, schema_for
 from store.sql import literals
-from utils.errors import SchemaError, StoreError, StoreNotWritableError, TableNotFoundError
+from utils.errors import SchemaError, StoreConflictError, StoreError, StoreNotWritableError, TableNotFoundError
 from utils.types import ChipProfile
 
 STORAGE_VERSION: Final = "2.2"
 DEFAULT_STORE = "data/lancedb"
 _RETRIES = 20
+_INDEX_ATTEMPTS = 5
 _KEYS_PER_STATEMENT = 2000
 _INDEXED = {
     "training_data": ("uuid", "s2_cell"),
@@ -110,19 +112,25 @@ def write(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
 
     Raises:
         SchemaError: ``data`` does not fit the table's schema, or the table on disk has another one.
+        StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
     """
     schema = schema_for(name, profile)
     rows = conform(data, schema)
+    return retried(lambda: _upsert(uri, name, rows, schema), what=f"a write of {len(rows)} rows to {name!r}")
+
+
+def _upsert(uri: str | Path, name: str, rows: pa.Table, schema: pa.Schema) -> WriteReceipt:
     dataset = _open_or_create(uri, name, schema)
     check_schema(uri, name, dataset.schema, schema)
     if not len(rows):
         return WriteReceipt(table=name, version=dataset.version, inserted=0, updated=0)
     merge = dataset.merge_insert(primary_key(schema)).when_matched_update_all().when_not_matched_insert_all()
     try:
-        stats: dict[str, Any] = merge.conflict_retries(_RETRIES).execute(rows)
+        # an upgraded table keeps its old columns first
+        stats: dict[str, Any] = merge.conflict_retries(_RETRIES).execute(rows.select(dataset.schema.names))
     except OSError as error:
-        raise _not_writable(uri, error) from error
+        raise error if is_conflict(error) else _not_writable(uri, error) from error
     return WriteReceipt(
         table=name,
         version=dataset.version,
@@ -154,6 +162,7 @@ def delete(uri: str | Path, name: str, keys: Sequence[str]) -> int:
 
     Raises:
         TableNotFoundError: the table does not exist.
+        StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
     """
     return _by_key(uri, name, keys, lambda dataset, where: dataset.delete(where, conflict_retries=_RETRIES))
@@ -164,6 +173,7 @@ def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, s
 
     Raises:
         TableNotFoundError: the table does not exist.
+        StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
     """
     return _by_key(
@@ -174,33 +184,57 @@ def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, s
 def _by_key(
     uri: str | Path, name: str, keys: Sequence[str], change: Callable[[lance.LanceDataset, str], object]
 ) -> int:
-    done = 0
-    key = primary_key(schema_for(name))
+    key, done = primary_key(schema_for(name)), 0
     for start in range(0, len(keys), _KEYS_PER_STATEMENT):
-        listed = literals(keys[start : start + _KEYS_PER_STATEMENT])
-        dataset, where = open_table(uri, name), f"{key} IN ({listed})"
-        found = dataset.count_rows(where)
-        if found:
-            try:
-                change(dataset, where)
-            except OSError as error:
-                raise _not_writable(uri, error) from error
-        done += found
+        where = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])})"
+        done += retried(lambda where=where: _change(uri, name, where, change), what=f"a change of rows of {name!r}")  # type: ignore[misc]
     return done
 
 
+def _change(uri: str | Path, name: str, where: str, change: Callable[[lance.LanceDataset, str], object]) -> int:
+    dataset = open_table(uri, name)
+    found = int(dataset.count_rows(where))
+    if found:
+        try:
+            change(dataset, where)
+        except OSError as error:
+            raise error if is_conflict(error) else _not_writable(uri, error) from error
+    return found
+
+
 def same_shape(found: pa.Schema, wanted: pa.Schema) -> bool:
-    """Whether two schemas have equal columns, schema version and chip profile."""
+    """Whether two schemas have equal columns, in whatever order, schema version and chip profile."""
     keys = (b"profile", b"schema_version")
     both = [[(schema.metadata or {}).get(key) for key in keys] for schema in (found, wanted)]
-    return bool(found.equals(wanted)) and both[0] == both[1]
+    ordered = [sorted(schema, key=lambda field: str(field.name)) for schema in (found, wanted)]
+    return ordered[0] == ordered[1] and both[0] == both[1]
 
 
-def refresh_indexes(uri: str | Path, name: str) -> None:
-    """Bring the table's BTREE indexes up to its rows, making those that are missing."""
+def indexed_columns(name: str) -> tuple[str, ...]:
+    """Columns of table ``name`` that carry a BTREE index."""
+    return _INDEXED.get(name, ())
+
+
+def refresh_indexes(uri: str | Path, name: str) -> bool:
+    """Bring the table's BTREE indexes up to its rows, making those that are missing.
+
+    Rows without an index are found all the same, only slower; so where other writers commit first every time, this is
+    left to the next call. Returns whether the indexes are up to date.
+
+    Raises:
+        TableNotFoundError: the table does not exist.
+    """
+    try:
+        retried(lambda: _refresh_indexes(uri, name), what=f"the indexes of {name!r}", attempts=_INDEX_ATTEMPTS)
+    except StoreConflictError:
+        return False
+    return True
+
+
+def _refresh_indexes(uri: str | Path, name: str) -> None:
     dataset = open_table(uri, name)
     present = {column for index in dataset.describe_indices() for column in index.field_names}
-    for column in _INDEXED.get(name, ()):
+    for column in indexed_columns(name):
         if column not in present and dataset.count_rows():
             dataset.create_scalar_index(column, "BTREE")
     dataset.optimize.optimize_indices()
@@ -223,21 +257,30 @@ def check_writable(uri: str | Path) -> None:
 
 def _open_or_create(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDataset:
     check_writable(uri)
-    if table_exists(uri, name):
-        return open_table(uri, name)
     try:
-        return lance.write_dataset(
-            schema.empty_table(),
-            table_uri(uri, name),
-            mode="create",
-            data_storage_version=STORAGE_VERSION,
-            enable_stable_row_ids=True,
+        return open_table(uri, name)
+    except TableNotFoundError:
+        return create_table(uri, name, schema)
+
+
+def create_table(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDataset:
+    """Make an empty table, or open the one that another writer made first.
+
+    ``write_dataset(mode="create")`` that loses a race can still commit, as an overwrite of what is there. This commit
+    is strict: it succeeds for one writer only, as version 1.
+
+    Raises:
+        StoreNotWritableError: the place cannot be written.
+    """
+    empty = lance.LanceOperation.Overwrite(schema, [])
+    try:
+        return lance.LanceDataset.commit(
+            table_uri(uri, name), empty, read_version=0, max_retries=0, enable_stable_row_ids=True
         )
     except OSError as error:
-        # another writer made it first
         if table_exists(uri, name):
             return open_table(uri, name)
-        raise _not_writable(uri, error) from error
+        raise error if is_conflict(error) else _not_writable(uri, error) from error
 
 
 def _not_writable(uri: str | Path, error: OSError) -> StoreNotWritableError:
