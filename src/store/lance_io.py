@@ -152,9 +152,11 @@ def check_schema(uri: str | Path, name: str, found: pa.Schema, wanted: pa.Schema
         what = (
             f"was written with schema version {versions[0]}, this is version {versions[1]}: it can be read, not written"
         )
+        older = versions[0].isdecimal() and int(versions[0]) < int(versions[1])
+        todo = f"bring it up with `python -m store upgrade --store {uri}`, or " if older else ""
     else:
-        what = "has another chip profile, or other columns"
-    raise SchemaError(f"table {name!r} in {uri} {what}; set `store` to another place")
+        what, todo = "has another chip profile, or other columns", ""
+    raise SchemaError(f"table {name!r} in {uri} {what}; {todo}set `store` to another place")
 
 
 def delete(uri: str | Path, name: str, keys: Sequence[str]) -> int:
@@ -225,13 +227,14 @@ def refresh_indexes(uri: str | Path, name: str) -> bool:
         TableNotFoundError: the table does not exist.
     """
     try:
-        retried(lambda: _refresh_indexes(uri, name), what=f"the indexes of {name!r}", attempts=_INDEX_ATTEMPTS)
+        retried(lambda: bring_indexes_up(uri, name), what=f"the indexes of {name!r}", attempts=_INDEX_ATTEMPTS)
     except StoreConflictError:
         return False
     return True
 
 
-def _refresh_indexes(uri: str | Path, name: str) -> None:
+def bring_indexes_up(uri: str | Path, name: str) -> None:
+    """One attempt at what :func:`refresh_indexes` does; a lost race is an ``OSError`` of Lance."""
     dataset = open_table(uri, name)
     present = {column for index in dataset.describe_indices() for column in index.field_names}
     for column in indexed_columns(name):
