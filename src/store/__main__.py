@@ -1,7 +1,6 @@
-"""Look into a store: ``python -m store tables|show|versions|docs``."""
+"""Look into a store and after it: ``python -m store tables|show|versions|optimize|clean|tag|restore|copy|upgrade``."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -9,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from store import listing, tables_page
+from store import listing, maintenance_cli, tables_page
 from store.lance_io import DEFAULT_STORE
+from store.terminal import console, print_json, version_or_tag
 from utils.errors import AegirError, StoreNotWritableError
 
 _WIDE = 8
@@ -33,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m store", description="Look into a store of Lance tables.")
+    parser = argparse.ArgumentParser(
+        prog="python -m store", description="Look into a store of Lance tables, and look after it."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -51,13 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--limit", type=_count, default=5, metavar="N", help="most rows (default %(default)s)")
     show.add_argument("--columns", type=_names, metavar="a,b", help="columns in this order (default all)")
     show.add_argument("--where", metavar="SQL", help="filter, for example \"split = 'val' AND pv_fraction > 0.1\"")
-    show.add_argument("--version", type=_version, metavar="V", help="version number or tag (default newest)")
+    show.add_argument("--version", type=version_or_tag, metavar="V", help="version number or tag (default newest)")
     show.set_defaults(command=_show)
 
     versions = commands.add_parser("versions", parents=[shared], help="list the versions of a table, newest first")
     versions.add_argument("table")
     versions.add_argument("--limit", type=_count, default=20, metavar="N", help="most versions (default %(default)s)")
     versions.set_defaults(command=_versions)
+
+    maintenance_cli.add_commands(commands, shared)
 
     docs = commands.add_parser("docs", help="print the page that documents every table, as Markdown")
     docs.add_argument("--write", type=Path, metavar="PATH", help="write it to a file instead")
@@ -68,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _tables(arguments: argparse.Namespace) -> None:
     found = listing.tables(arguments.store)
     if arguments.json:
-        _print_json([asdict(info) for info in found])
+        print_json([asdict(info) for info in found])
         return
     table = Table("table", "rows", "version", "columns", "on disk", "storage", "profile", title=str(arguments.store))
     for column in table.columns[1:5]:
@@ -83,7 +86,7 @@ def _tables(arguments: argparse.Namespace) -> None:
             info.storage_version,
             info.profile or "",
         )
-    _console().print(table)
+    console().print(table)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -96,34 +99,34 @@ def _show(arguments: argparse.Namespace) -> None:
         version=arguments.version,
     )
     if arguments.json:
-        _print_json(found)
+        print_json(found)
         return
-    console = _console()
+    screen = console()
     if not found:
-        console.print("no rows")
+        screen.print("no rows")
     elif len(found[0]) <= _WIDE:
         table = Table(*found[0], title=arguments.table)
         for row in found:
             table.add_row(*(escape(_cell(value)) for value in row.values()))
-        console.print(table)
+        screen.print(table)
     else:
         for number, row in enumerate(found, 1):
             table = Table("column", "value", title=f"{arguments.table}, row {number} of {len(found)}")
             for name, value in row.items():
                 table.add_row(name, escape(_cell(value)))
-            console.print(table)
+            screen.print(table)
 
 
 def _versions(arguments: argparse.Namespace) -> None:
     found = listing.versions(arguments.store, arguments.table, arguments.limit)
     if arguments.json:
-        _print_json([asdict(info) | {"written_at": info.written_at.isoformat()} for info in found])
+        print_json([asdict(info) | {"written_at": info.written_at.isoformat()} for info in found])
         return
     table = Table("version", "written (UTC)", "rows", "tags", title=arguments.table)
     for info in found:
         written = info.written_at.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
         table.add_row(str(info.version), written, f"{info.rows:,}", ", ".join(info.tags))
-    _console().print(table)
+    console().print(table)
 
 
 def _docs(arguments: argparse.Namespace) -> None:
@@ -138,11 +141,6 @@ def _docs(arguments: argparse.Namespace) -> None:
         raise StoreNotWritableError(f"{arguments.write} cannot be written: {error}") from error
 
 
-def _console() -> Console:
-    """The terminal; anything else gets lines as long as they need to be."""
-    return Console() if sys.stdout.isatty() else Console(width=200)
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
@@ -151,10 +149,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
     return f"{value:.6g}" if isinstance(value, float) and abs(value) < 1e5 else str(value)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _count(text: str) -> int:
@@ -166,10 +160,6 @@ def _count(text: str) -> int:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _version(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Lance tables: open, scan and the one write door (cast, validate, ``merge_insert`` on the primary key)."""
 
 import os
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,17 +10,18 @@ from typing import Any, Final
 import lance
 import pyarrow as pa
 
+from store.conflicts import is_conflict, retried
 from store.conformity import conform
 from store.schemas import primary_key, schema_for
 from store.sql import literals
-from utils.errors import SchemaError, StoreError, StoreNotWritableError, TableNotFoundError
+from utils.errors import SchemaError, StoreConflictError, StoreError, StoreNotWritableError, TableNotFoundError
 from utils.types import ChipProfile
 
 STORAGE_VERSION: Final = "2.2"
 DEFAULT_STORE = "data/lancedb"
 _RETRIES = 20
+_INDEX_ATTEMPTS = 5
 _KEYS_PER_STATEMENT = 2000
-_TOO_LATE = "Too many concurrent writers"
 _INDEXED = {
     "training_data": ("uuid", "s2_cell"),
     "masks": ("mask_id", "uuid"),
@@ -129,14 +128,17 @@ def write(
 
     Raises:
         SchemaError: ``data`` does not fit the table's schema, or the table on disk has another one.
+        StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
     """
     schema = schema_for(name, profile)
     rows = conform(data, schema)
     if planned_at is not None:
         return write_chosen(uri, name, lambda dataset: _without_newer(dataset, rows, planned_at), profile=profile)
-    dataset = ensure_table(uri, name, profile=profile)
-    return _merged(uri, name, dataset, rows, retries=_RETRIES)
+    return retried(
+        lambda: _merged(uri, name, ensure_table(uri, name, profile=profile), rows, retries=_RETRIES),
+        what=f"a write of {len(rows)} rows to {name!r}",
+    )
 
 
 def write_chosen(
@@ -156,19 +158,15 @@ def write_chosen(
 
     Raises:
         SchemaError: the table on disk has another schema.
-        StoreNotWritableError: the place cannot be written, or others came first again and again.
+        StoreConflictError: other writers came first in every attempt.
+        StoreNotWritableError: the place cannot be written.
     """
-    ensure_table(uri, name, profile=profile)
-    for attempt in range(_RETRIES):
-        dataset = open_table(uri, name)
-        rows = chosen(dataset)
-        try:
-            return _merged(uri, name, dataset, rows, retries=0)
-        except StoreNotWritableError as error:
-            if _TOO_LATE not in str(error) or attempt == _RETRIES - 1:
-                raise
-        time.sleep(random.uniform(0, min(2.0, 0.02 * 2**attempt)))  # noqa: S311 - no secret
-    raise AssertionError
+
+    def attempt() -> WriteReceipt:
+        dataset = ensure_table(uri, name, profile=profile)
+        return _merged(uri, name, dataset, chosen(dataset), retries=0)
+
+    return retried(attempt, what=f"a write to {name!r}")
 
 
 def _merged(uri: str | Path, name: str, dataset: lance.LanceDataset, rows: pa.Table, *, retries: int) -> WriteReceipt:
@@ -176,9 +174,10 @@ def _merged(uri: str | Path, name: str, dataset: lance.LanceDataset, rows: pa.Ta
         return WriteReceipt(table=name, version=dataset.version, inserted=0, updated=0)
     merge = dataset.merge_insert(primary_key(rows.schema)).when_matched_update_all().when_not_matched_insert_all()
     try:
-        stats: dict[str, Any] = merge.conflict_retries(retries).execute(rows)
+        # an upgraded table keeps its old columns first
+        stats: dict[str, Any] = merge.conflict_retries(retries).execute(rows.select(dataset.schema.names))
     except OSError as error:
-        raise _not_writable(uri, error) from error
+        raise error if is_conflict(error) else _not_writable(uri, error) from error
     return WriteReceipt(
         table=name,
         version=dataset.version,
@@ -226,9 +225,11 @@ def check_schema(uri: str | Path, name: str, found: pa.Schema, wanted: pa.Schema
         what = (
             f"was written with schema version {versions[0]}, this is version {versions[1]}: it can be read, not written"
         )
+        older = versions[0].isdecimal() and int(versions[0]) < int(versions[1])
+        todo = f"bring it up with `python -m store upgrade --store {uri}`, or " if older else ""
     else:
-        what = "has another chip profile, or other columns"
-    raise SchemaError(f"table {name!r} in {uri} {what}; set `store` to another place")
+        what, todo = "has another chip profile, or other columns", ""
+    raise SchemaError(f"table {name!r} in {uri} {what}; {todo}set `store` to another place")
 
 
 def delete(uri: str | Path, name: str, keys: Sequence[str]) -> int:
@@ -236,6 +237,7 @@ def delete(uri: str | Path, name: str, keys: Sequence[str]) -> int:
 
     Raises:
         TableNotFoundError: the table does not exist.
+        StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
     """
     return _by_key(uri, name, keys, lambda dataset, where: dataset.delete(where, conflict_retries=_RETRIES))
@@ -246,6 +248,7 @@ def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, s
 
     Raises:
         TableNotFoundError: the table does not exist.
+        StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
     """
     return _by_key(
@@ -256,33 +259,58 @@ def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, s
 def _by_key(
     uri: str | Path, name: str, keys: Sequence[str], change: Callable[[lance.LanceDataset, str], object]
 ) -> int:
-    done = 0
-    key = primary_key(schema_for(name))
+    key, done = primary_key(schema_for(name)), 0
     for start in range(0, len(keys), _KEYS_PER_STATEMENT):
-        listed = literals(keys[start : start + _KEYS_PER_STATEMENT])
-        dataset, where = open_table(uri, name), f"{key} IN ({listed})"
-        found = dataset.count_rows(where)
-        if found:
-            try:
-                change(dataset, where)
-            except OSError as error:
-                raise _not_writable(uri, error) from error
-        done += found
+        where = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])})"
+        done += retried(lambda where=where: _change(uri, name, where, change), what=f"a change of rows of {name!r}")  # type: ignore[misc]
     return done
 
 
+def _change(uri: str | Path, name: str, where: str, change: Callable[[lance.LanceDataset, str], object]) -> int:
+    dataset = open_table(uri, name)
+    found = int(dataset.count_rows(where))
+    if found:
+        try:
+            change(dataset, where)
+        except OSError as error:
+            raise error if is_conflict(error) else _not_writable(uri, error) from error
+    return found
+
+
 def same_shape(found: pa.Schema, wanted: pa.Schema) -> bool:
-    """Whether two schemas have equal columns, schema version and chip profile."""
+    """Whether two schemas have equal columns, in whatever order, schema version and chip profile."""
     keys = (b"profile", b"schema_version")
     both = [[(schema.metadata or {}).get(key) for key in keys] for schema in (found, wanted)]
-    return bool(found.equals(wanted)) and both[0] == both[1]
+    ordered = [sorted(schema, key=lambda field: str(field.name)) for schema in (found, wanted)]
+    return ordered[0] == ordered[1] and both[0] == both[1]
 
 
-def refresh_indexes(uri: str | Path, name: str) -> None:
-    """Bring the table's BTREE indexes up to its rows, making those that are missing."""
+def indexed_columns(name: str) -> tuple[str, ...]:
+    """Columns of table ``name`` that carry a BTREE index."""
+    return _INDEXED.get(name, ())
+
+
+def refresh_indexes(uri: str | Path, name: str) -> bool:
+    """Bring the table's BTREE indexes up to its rows, making those that are missing.
+
+    Rows without an index are found all the same, only slower; so where other writers commit first every time, this is
+    left to the next call. Returns whether the indexes are up to date.
+
+    Raises:
+        TableNotFoundError: the table does not exist.
+    """
+    try:
+        retried(lambda: bring_indexes_up(uri, name), what=f"the indexes of {name!r}", attempts=_INDEX_ATTEMPTS)
+    except StoreConflictError:
+        return False
+    return True
+
+
+def bring_indexes_up(uri: str | Path, name: str) -> None:
+    """One attempt at what :func:`refresh_indexes` does; a lost race is an ``OSError`` of Lance."""
     dataset = open_table(uri, name)
     present = {column for index in dataset.describe_indices() for column in index.field_names}
-    for column in _INDEXED.get(name, ()):
+    for column in indexed_columns(name):
         if column not in present and dataset.count_rows():
             dataset.create_scalar_index(column, "BTREE")
     dataset.optimize.optimize_indices()
@@ -305,21 +333,30 @@ def check_writable(uri: str | Path) -> None:
 
 def _open_or_create(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDataset:
     check_writable(uri)
-    if table_exists(uri, name):
-        return open_table(uri, name)
     try:
-        return lance.write_dataset(
-            schema.empty_table(),
-            table_uri(uri, name),
-            mode="create",
-            data_storage_version=STORAGE_VERSION,
-            enable_stable_row_ids=True,
+        return open_table(uri, name)
+    except TableNotFoundError:
+        return create_table(uri, name, schema)
+
+
+def create_table(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDataset:
+    """Make an empty table, or open the one that another writer made first.
+
+    ``write_dataset(mode="create")`` that loses a race can still commit, as an overwrite of what is there. This commit
+    is strict: it succeeds for one writer only, as version 1.
+
+    Raises:
+        StoreNotWritableError: the place cannot be written.
+    """
+    empty = lance.LanceOperation.Overwrite(schema, [])
+    try:
+        return lance.LanceDataset.commit(
+            table_uri(uri, name), empty, read_version=0, max_retries=0, enable_stable_row_ids=True
         )
     except OSError as error:
-        # another writer made it first
         if table_exists(uri, name):
             return open_table(uri, name)
-        raise _not_writable(uri, error) from error
+        raise error if is_conflict(error) else _not_writable(uri, error) from error
 
 
 def _not_writable(uri: str | Path, error: OSError) -> StoreNotWritableError:

@@ -12,8 +12,9 @@ import lance
 import pyarrow as pa
 import shapely
 
-from store.lance_io import open_table, table_names
+from store.lance_io import open_table
 from store.schemas import profile_of
+from store.table_state import whole_tables
 from utils.errors import SchemaError, StoreError
 
 _LONGEST = 60
@@ -54,14 +55,14 @@ class VersionInfo:
 
 
 def tables(uri: str | Path) -> list[TableInfo]:
-    """Every table of the store, sorted by name.
+    """Every table of the store, sorted by name; folders of unfinished creation or copies are none.
 
     Raises:
         StoreError: there is no store at ``uri``.
     """
     if "://" not in str(uri) and not Path(uri).is_dir():
         raise StoreError(f"no store at {uri}; name one with --store, or make one with `python -m dataflows run build`")
-    return [_table_info(uri, name) for name in table_names(uri)]
+    return [_table_info(uri, name) for name in whole_tables(uri)]
 
 
 def versions(uri: str | Path, table: str, limit: int | None = None) -> list[VersionInfo]:

@@ -31,7 +31,10 @@ Each message says what was found, where, and what to do next.
     │   └── SplitLeakError          chips of different splits overlap or stand too close
     └── StoreError                  the LanceDB store refused
         ├── TableNotFoundError      the table, or the version of it, does not exist
+        ├── TagError                a tag is there already, is missing, or has no usable name
         ├── SchemaError             data does not fit the table's schema
+        │   └── UpgradeError        a table of another schema version cannot be brought to this one
+        ├── StoreConflictError      other writers came first each time; nothing was committed
         └── StoreNotWritableError   the store's place cannot be written
 """
 
@@ -158,6 +161,18 @@ class TableNotFoundError(StoreError):
 
 class SchemaError(StoreError):
     """Data does not fit the table's schema."""
+
+
+class TagError(StoreError):
+    """A tag is there already, is missing, or has no usable name."""
+
+
+class UpgradeError(SchemaError):
+    """A table of another schema version cannot be brought to this one."""
+
+
+class StoreConflictError(StoreError):
+    """Other writers came first each time; nothing was committed."""
 
 
 class StoreNotWritableError(StoreError):

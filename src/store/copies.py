@@ -1,0 +1,157 @@
+"""Copies of tables and of whole stores, at one version each: the same rows, row ids, indexes and schema metadata.
+
+A table's version is committed last, after all of its files: a killed copy leaves a folder that no reader opens as a
+table. Run again, the copy goes on with the tables that are missing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lance
+
+from store import lance_io
+from store.table_state import tables_named, whole_tables
+from utils.errors import ConfigError, StoreError, StoreNotWritableError, TableNotFoundError, TagError
+
+_LAST = "training_data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied:
+    """What was done about one table, or would be."""
+
+    table: str
+    """Table name."""
+    dry_run: bool
+    """Whether nothing was written."""
+    version: int
+    """Version number that was copied; the copy has the same."""
+    rows: int
+    """Rows of that version."""
+    bytes_copied: int
+    """Size of its data files, bytes; 0 for a table that was there already."""
+    already_there: bool
+    """Whether the destination held this very version before."""
+    tags: tuple[str, ...]
+    """Tags that were copied along."""
+    tags_left_out: tuple[str, ...]
+    """Tags at other versions, which a copy of one version cannot hold."""
+
+
+def copy(
+    uri: str | Path,
+    destination: str | Path,
+    *,
+    tables: Sequence[str] | None = None,
+    version: int | str | None = None,
+    tags: bool = False,
+    dry_run: bool = False,
+) -> list[Copied]:
+    """Copy tables of one store into another, each at one version.
+
+    Of a store that is being written to, every chip that is copied finds its prompts and masks in the copy: their
+    versions are read after that of ``training_data``, which is copied last.
+
+    Args:
+        uri: the store.
+        destination: store to copy into, a folder or a URI; made where it does not exist.
+        tables: tables to copy; all by default.
+        version: version number (of a single table) or tag (which every table has); the newest by default.
+        tags: whether tags at that version come along.
+        dry_run: check everything, write nothing.
+
+    Raises:
+        ConfigError: a store onto itself, or one version number for several tables.
+        TableNotFoundError: a table or version does not exist.
+        StoreError: there is no store, or the destination holds another table of the name.
+        StoreNotWritableError: the destination cannot be written.
+    """
+    if _place(uri) == _place(destination):
+        raise ConfigError(f"{uri} would be copied onto itself; name another destination")
+    names = tables_named(uri, list(tables) if tables is not None else None)
+    if isinstance(version, int) and len(names) != 1:
+        raise ConfigError(f"version {version} is asked of {len(names)} tables; name one table, or a tag they all have")
+    lance_io.check_writable(destination)
+    pinned = {name: lance_io.open_table(uri, name, version) for name in sorted(names, key=lambda name: name != _LAST)}
+    there = set(whole_tables(destination))
+    same = {name for name in pinned if name in there and _same(pinned[name], destination, name)}
+    for name in pinned:
+        if name in there and name not in same:
+            raise StoreError(
+                f"{destination} holds another table {name!r}; copy into another store, or remove "
+                f"{lance_io.table_uri(destination, name)} first"
+            )
+    order = sorted(pinned, key=lambda name: name == _LAST)
+    return [_copied(pinned[name], destination, name, there=name in same, tags=tags, dry_run=dry_run) for name in order]
+
+
+def _copied(
+    source: lance.LanceDataset, destination: str | Path, name: str, *, there: bool, tags: bool, dry_run: bool
+) -> Copied:
+    entries = {tag: int(entry["version"]) for tag, entry in sorted(source.tags.list().items())}
+    here = tuple(tag for tag, number in entries.items() if number == source.version) if tags else ()
+    if not dry_run and not there:
+        try:
+            source.deep_clone(lance_io.table_uri(destination, name), int(source.version))
+        except OSError as error:
+            raise _failed(source, destination, name, error) from error
+    if not dry_run:
+        copied = lance_io.open_table(destination, name)
+        for tag in here:
+            _set_tag(copied, tag)
+    return Copied(
+        table=name,
+        dry_run=dry_run,
+        version=int(source.version),
+        rows=int(source.count_rows()),
+        bytes_copied=0 if there else _data_bytes(source),
+        already_there=there,
+        tags=here,
+        tags_left_out=tuple(tag for tag in entries if tag not in here) if tags else (),
+    )
+
+
+def _set_tag(copied: lance.LanceDataset, tag: str) -> None:
+    known = copied.tags.list().get(tag)
+    if known is None:
+        copied.tags.create(tag, int(copied.version))
+    elif int(known["version"]) != copied.version:
+        raise TagError(f"{copied.uri} has a tag {tag!r} at version {known['version']}; delete or move it first")
+
+
+def _same(source: lance.LanceDataset, destination: str | Path, name: str) -> bool:
+    """Whether the destination's newest version has the same files, which carry unique names, as ``source``."""
+    other = lance_io.open_table(destination, name)
+    return (
+        other.version == source.version
+        and other.schema.equals(source.schema, check_metadata=True)
+        and _files(other) == _files(source)
+    )
+
+
+def _files(dataset: lance.LanceDataset) -> list[tuple[list[str], int]]:
+    fragments = [fragment.metadata for fragment in dataset.get_fragments()]
+    return [([file.path for file in one.files], int(one.num_deletions)) for one in fragments]
+
+
+def _data_bytes(dataset: lance.LanceDataset) -> int:
+    files = (file for fragment in dataset.get_fragments() for file in fragment.metadata.files)
+    return sum(int(file.file_size_bytes or 0) for file in files)
+
+
+def _failed(source: lance.LanceDataset, destination: str | Path, name: str, error: OSError) -> StoreError:
+    try:
+        source.checkout_version(int(source.version))
+    except (OSError, ValueError):
+        return TableNotFoundError(
+            f"version {source.version} of table {name!r} was cleaned away while it was copied; tag it, then copy again"
+        )
+    return StoreNotWritableError(
+        f"table {name!r} cannot be copied into {destination} ({error}); "
+        "check the path, its permissions and free space, then run the copy again: it goes on where it stopped"
+    )
+
+
+def _place(uri: str | Path) -> str:
+    return str(uri).rstrip("/") if "://" in str(uri) else str(Path(uri).resolve())
