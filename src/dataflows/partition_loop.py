@@ -49,6 +49,7 @@ def run_build(
     *,
     retry_errors: bool = False,
     since_snapshot: int | None = None,
+    only_stale: bool = False,
     progress: Progress | None = None,
 ) -> RunSummary:
     """Make every missing row; a chip or partition that fails becomes a row in ``errors`` and the rest goes on.
@@ -60,7 +61,7 @@ def run_build(
     """
     start = time.monotonic()
     report = progress or (lambda _: None)
-    build = plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
+    build = plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot, only_stale=only_stale)
     manifests = _manifests(config, build)
     run = described_run(config, build, driver, manifests)
     buffer = CommitBuffer(
