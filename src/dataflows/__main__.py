@@ -77,18 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--only-stale",
             action="store_true",
-            help="existing rows whose recipe is not today's, and nothing else; masks a person drew or reviewed are kept",
+            help="existing rows whose recipe is not today's, and no others; masks a person drew or reviewed stay",
         )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.set_defaults(command=function)
-
-    stale = commands.add_parser(
-        "stale", help="rows whose recipe is not that of today's code and settings; 0 none, 3 some"
-    )
-    _lineage_options(stale, config=f"settings (default {DEFAULT_CONFIG}; without one those of the store's newest run)")
-    stale.add_argument("--limit", type=_positive, metavar="N", help="name the first N stale rows")
-    stale.add_argument("--json", action="store_true", help="print the report as JSON")
-    stale.set_defaults(command=_stale)
 
     context = commands.add_parser("context", help="join the lake's context tables to chips or detections")
     _settings_options(context)
@@ -100,17 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--out", type=Path, default=Path("docs/dags"), help="folder (default docs/dags)")
     draw.set_defaults(command=_draw)
 
-    explain = commands.add_parser("explain", help="label → image → code → mask of one chip, or why two masks differ")
-    explain.add_argument(
-        "uuid", help="id of a chip or mask, or its first characters; ID@VERSION for a version or tag of its table"
-    )
-    explain.add_argument("other", nargs="?", help="a second one: say why their masks differ")
-    _lineage_options(explain, config="settings to say whether it is stale under (default those of its run)")
-    explain.add_argument("--other-store", help="store of the second one (default the same)")
-    explain.add_argument("--format", choices=("text", "json", "mermaid"), default="text", help="default text")
-    explain.add_argument("--json", action="store_true", help="the same as --format json")
-    explain.set_defaults(command=_explain)
-
+    _lineage_commands(commands)
     demo = commands.add_parser("demo", help="one turn of the flywheel on the sample region, with a summary")
     demo.add_argument("--size", default="demo", help="sample size (default demo)")
     demo.add_argument("--seed", type=int, default=42, help="seed of the sample region")
@@ -155,6 +137,27 @@ def _settings_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="replace one setting; the value is YAML"
     )
+
+
+def _lineage_commands(commands: Any) -> None:
+    stale = commands.add_parser(
+        "stale", help="rows whose recipe is not that of today's code and settings; 0 none, 3 some"
+    )
+    _lineage_options(stale, config=f"settings (default {DEFAULT_CONFIG}; without one those of the store's newest run)")
+    stale.add_argument("--limit", type=_positive, metavar="N", help="name the first N stale rows")
+    stale.add_argument("--json", action="store_true", help="print the report as JSON")
+    stale.set_defaults(command=_stale)
+
+    explain = commands.add_parser("explain", help="label → image → code → mask of one chip, or why two masks differ")
+    explain.add_argument(
+        "uuid", help="id of a chip or mask, or its first characters; ID@VERSION for a version or tag of its table"
+    )
+    explain.add_argument("other", nargs="?", help="a second one: say why their masks differ")
+    _lineage_options(explain, config="settings to say whether it is stale under (default those of its run)")
+    explain.add_argument("--other-store", help="store of the second one (default the same)")
+    explain.add_argument("--format", choices=("text", "json", "mermaid"), default="text", help="default text")
+    explain.add_argument("--json", action="store_true", help="the same as --format json")
+    explain.set_defaults(command=_explain)
 
 
 def _lineage_options(command: argparse.ArgumentParser, *, config: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from dataflows.stale_report import StaleReport, StaleStage, stale_because, stale
 from dataflows.terminal import store_place
 from store.chain_differences import Comparison, compare
 from store.chains import explain, newest_run
+from store.schemas import SCHEMA_VERSION
 from utils.errors import AegirError, ConfigError, TableNotFoundError
 
 _MOST = 8
@@ -29,7 +31,7 @@ def run_stale(arguments: argparse.Namespace, changes: Mapping[str, Any]) -> int:
     store, today, settings_of = _today(arguments, changes)
     report = stale_report(store, today, settings_of=settings_of, limit=arguments.limit or 0)
     if arguments.json:
-        print(json.dumps(report.values(), default=str))
+        _print_json(report.values())
     else:
         print_stale(report)
     return report.exit_code
@@ -95,7 +97,12 @@ def print_stale(report: StaleReport) -> None:
         console.print(tree, highlight=False, width=max(console.width, 140))
     for row in report.uuids:
         line(f"{row['uuid']}  {', '.join(row['stages'])}")
-    if report.stale:
+    if report.schema_version != SCHEMA_VERSION:
+        line(
+            f"the table has schema version {report.schema_version}, this is {SCHEMA_VERSION}: rows can be read, and not "
+            "made again before it is upgraded"
+        )
+    elif report.stale:
         line("make them again: python -m dataflows run --only-stale")
 
 
@@ -165,8 +172,8 @@ def _comparison_values(found: Comparison) -> dict[str, Any]:
 
 
 def _print_json(values: Mapping[str, Any]) -> None:
-    print(json.dumps(values, default=str))
+    sys.stdout.write(json.dumps(values, default=str) + "\n")
 
 
 def _print_mermaid(chain: Mapping[str, Any]) -> None:
-    print(chain_mermaid.mermaid_chain(chain), end="")
+    sys.stdout.write(chain_mermaid.mermaid_chain(chain))

@@ -1,4 +1,4 @@
-"""Recipes of the build flow's stages: which nodes and settings each stage has, and what their code and weights hash to."""
+"""Recipes of the build flow's stages: which nodes and settings each has, and what code and weights hash to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

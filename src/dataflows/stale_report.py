@@ -12,7 +12,7 @@ from store.chains import runs_by_id
 from store.code_changes import by_module, code_changes
 from store.fingerprint import digest
 from store.schemas import SCHEMA_VERSION
-from store.stale_rows import row_count, stale_rows
+from store.stale_rows import row_count, schema_version, stale_rows
 
 MACHINE = "machine"
 """``mask_source`` of rows a run may make again; masks a person drew or saw are kept."""
@@ -58,6 +58,8 @@ class StaleReport:
     """Where today's settings come from."""
     recipes: Mapping[str, str]
     """Stage → today's recipe."""
+    schema_version: int
+    """Schema version of the table; rows of an earlier one cannot be made again before it is upgraded."""
     rows: int
     """Rows of ``training_data``."""
     stale: int
@@ -105,6 +107,7 @@ def stale_report(store: str, today: StageRecipes, *, settings_of: str, limit: in
         store=store,
         settings_of=settings_of,
         recipes=today.recipes,
+        schema_version=schema_version(store),
         rows=row_count(store),
         stale=len(rows),
         kept=len(found) - len(rows),
@@ -163,7 +166,7 @@ def _stage(
         if name not in told or digest(told[name]) != digest(value)
     }
     then = (run["code"] or {}).get(stage, {})
-    code = [tuple(change) for change in code_changes(then, today.code[stage])]
+    code = [(change.where, change.how) for change in code_changes(then, today.code[stage])]
     reasons = _reasons(stage, inputs, today, stale)
     if by_module(then):
         reasons.append("its code was recorded by module, and is hashed by definition now")

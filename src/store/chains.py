@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import lance
 import pyarrow as pa
 
 from store import lance_io
@@ -41,9 +42,7 @@ class Reference:
         """
         start, sign, version = text.partition("@")
         if not start or not set(start) <= set("0123456789abcdef-"):
-            raise AegirError(
-                f"{text!r} is no chip id: ids are hexadecimal with dashes, with @VERSION behind if need be"
-            )
+            raise AegirError(f"{text!r} is no chip id: ids are hexadecimal with dashes; @VERSION may follow")
         if sign and not version:
             raise AegirError(f"{text!r} names no version; give ID@VERSION with a number or a tag")
         return Reference(start=start, version=int(version) if version.isdecimal() else version or None)
@@ -77,7 +76,7 @@ def explain(uri: str | Path, uuid: str) -> dict[str, Any]:
 
 
 def mask_pixels(uri: str | Path, chain: Mapping[str, Any]) -> tuple[bytes | None, tuple[int, ...]]:
-    """The mask at the end of a chain, one byte a pixel, None where it is empty; and its (epsg, transform) as numbers."""
+    """The mask at the end of a chain, one byte a pixel, None where it is empty; and its EPSG code and transform."""
     mask, chip = chain["mask"], chain["chip"]
     table, key, column = ("masks", "mask_id", "mask") if mask else ("training_data", "uuid", "generated_mask")
     row = mask or chip
@@ -97,9 +96,7 @@ class _Moment:
         if self._version is None:
             return None
         pinned = lance_io.open_table(self.uri, self._table, self._version)
-        stamps = {found["version"]: found["timestamp"] for found in pinned.versions()}
-        time: datetime = stamps[pinned.version]
-        return time
+        return _times(pinned)[pinned.version]
 
     def rows(self, table: str, columns: Sequence[str], where: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = lance_io.scan(self.uri, table, columns, where, self._then(table)).to_pylist()
@@ -109,12 +106,17 @@ class _Moment:
         if self._time is None or table == self._table:
             return self._version
         try:
-            versions = lance_io.open_table(self.uri, table).versions()
+            times = _times(lance_io.open_table(self.uri, table))
         except TableNotFoundError:
             return None
-        before = [found["version"] for found in versions if found["timestamp"] <= self._time]
+        before = [version for version, time in times.items() if time <= self._time]
         # versions that were cleaned away leave the earliest one that stayed
-        return int(max(before) if before else min(found["version"] for found in versions))
+        return max(before) if before else min(times)
+
+
+def _times(table: lance.LanceDataset) -> dict[int, datetime]:
+    """Version → when it was committed."""
+    return {int(found["version"]): found["timestamp"] for found in table.versions()}
 
 
 def _chip_chain(moment: _Moment, chip: dict[str, Any]) -> dict[str, Any]:

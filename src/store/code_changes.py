@@ -21,8 +21,8 @@ class CodeChange(NamedTuple):
 def code_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[CodeChange]:
     """Definitions that differ between two codes of a stage (module → definition → hash), sorted.
 
-    Runs recorded before definitions were told apart hold one hash per module. Where only ``then`` does, ``now`` is taken
-    to be today's code, and its modules are hashed the way those runs did.
+    Runs recorded before definitions were told apart hold one hash per module. Where only ``then`` does, ``now`` is
+    taken to be today's code, and its modules are hashed the way those runs did.
     """
     found: list[CodeChange] = []
     for module in sorted(then.keys() | now.keys()):

@@ -2,11 +2,11 @@
 
 The walk starts at roots (functions of nodes, classes of sources and backends). It follows every name a definition looks
 up (module-level functions, classes, constants, imported names, attributes of imported modules, annotations as evidence
-of what is passed in) into modules of ours, and hashes each definition it reaches. What a module runs when it is imported
+of what is passed in) into modules of ours, and hashes each definition it reaches. What a module runs when imported
 counts as well, for every module that is imported on the way.
 
-Where names cannot be followed, the whole module counts: modules passed around as values (``getattr(module, name)``), star
-imports, ``globals()``, ``eval`` and the like; and for ``import_module`` what the module's texts name.
+Where names cannot be followed, the whole module counts: modules passed around as values (``getattr(module, name)``),
+star imports, ``globals()``, ``eval`` and the like; and for ``import_module`` what the module's texts name.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -153,7 +153,7 @@ class _Walk:
         return found
 
     def _ours(self, module: str) -> bool:
-        return module.split(".")[0] in self._packages and module not in WITHOUT_ALGORITHM
+        return module.partition(".")[0] in self._packages and module not in WITHOUT_ALGORITHM
 
     def _reach(self, module: str, name: str) -> None:
         """Queue a definition, unless it was met; its module is loaded for it."""

@@ -133,37 +133,39 @@ def module_code(name: str, source: str, *, is_package: bool) -> ModuleCode:
     """
     statements: dict[str, list[ast.stmt]] = {}
     imports: dict[str, list[Imported]] = {}
-    stars: list[str] = []
-    imported: list[Imported] = []
     for statement in ast.parse(source).body:
         if _is_text(statement) or _is_main_guard(statement):
             continue
-        only_imports = isinstance(statement, ast.Import | ast.ImportFrom) or _is_type_checking(statement)
-        for node in ast.walk(statement) if not isinstance(statement, _Def) else ():
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                for bound, target in imported_names(node, name, is_package=is_package):
-                    imported.append(target)
-                    if bound == "*":
-                        stars.append(target.module)
-                    else:
-                        imports.setdefault(bound, []).append(target)
-        if only_imports:
-            continue
-        names = bound_names([statement])
-        if not names or not isinstance(statement, _Def | ast.Assign | ast.AnnAssign | ast.AugAssign):
-            names = names | {EFFECTS}
-        if isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign) and _changes_another(statement):
-            names = names | {EFFECTS}
-        for bound in names:
+        for bound, target in _top_imports(statement, name, is_package=is_package):
+            imports.setdefault(bound, []).append(target)
+        for bound in _names_of(statement):
             statements.setdefault(bound, []).append(statement)
+    stars = imports.pop("*", [])
     return ModuleCode(
         name=name,
         is_package=is_package,
         definitions={bound: Definition(name, is_package, tuple(found)) for bound, found in statements.items()},
         imports={bound: tuple(found) for bound, found in imports.items()},
-        stars=tuple(stars),
-        imported=tuple(imported),
+        stars=tuple(target.module for target in stars),
+        imported=(*stars, *(target for found in imports.values() for target in found)),
     )
+
+
+def _top_imports(statement: ast.stmt, module: str, *, is_package: bool) -> Iterator[tuple[str, Imported]]:
+    """What a top-level statement imports, also in its branches; imports inside functions belong to those."""
+    for node in () if isinstance(statement, _Def) else ast.walk(statement):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imported_names(node, module, is_package=is_package)
+
+
+def _names_of(statement: ast.stmt) -> set[str]:
+    """Names a top-level statement binds; :data:`EFFECTS` where it does more, or nothing else."""
+    if isinstance(statement, ast.Import | ast.ImportFrom) or _is_type_checking(statement):
+        return set()
+    names = bound_names([statement])
+    assigns = isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign)
+    plain = isinstance(statement, _Def) or (assigns and not _changes_another(statement))
+    return names if names and plain else names | {EFFECTS}
 
 
 def short_hash(text: str) -> str:
@@ -208,8 +210,9 @@ def _is_type_checking(statement: ast.stmt) -> bool:
     )
 
 
-def _changes_another(statement: ast.Assign | ast.AugAssign | ast.AnnAssign) -> bool:
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+def _changes_another(statement: ast.stmt) -> bool:
+    """Whether an assignment goes to an item or attribute of something."""
+    targets = getattr(statement, "targets", None) or [getattr(statement, "target", statement)]
     return any(isinstance(node, ast.Subscript | ast.Attribute) for target in targets for node in ast.walk(target))
 
 

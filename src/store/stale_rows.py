@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from store import lance_io
+from store.schemas import SCHEMA_VERSION
 from store.sql import literal
 from utils.errors import TableNotFoundError
 
@@ -23,6 +24,15 @@ def stale_rows(uri: str | Path, recipes: Mapping[str, str]) -> pa.Table:
     """
     where = " OR ".join(f"{stage}_recipe != {literal(recipe)}" for stage, recipe in recipes.items())
     return lance_io.scan(uri, "training_data", STALE_COLUMNS, where)
+
+
+def schema_version(uri: str | Path) -> int:
+    """Schema version ``training_data`` was written with; today's without the table or where it does not say."""
+    try:
+        metadata = lance_io.open_table(uri, "training_data").schema.metadata or {}
+    except TableNotFoundError:
+        return SCHEMA_VERSION
+    return int(metadata.get(b"schema_version", str(SCHEMA_VERSION)))
 
 
 def row_count(uri: str | Path) -> int:
