@@ -1,4 +1,4 @@
-"""Command line: ``python -m dataflows sample|labels|plan|run|context|change|indices|draw|explain|demo``."""
+"""Command line: ``python -m dataflows sample|labels|plan|run|stale|context|change|indices|draw|explain|demo``."""
 
 import argparse
 import json
@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--since-snapshot", type=int, metavar="N", help="only chips that labels changed on since this lake snapshot"
         )
+        command.add_argument(
+            "--only-stale",
+            action="store_true",
+            help="existing rows whose recipe is not today's, and no others; masks a person drew or reviewed stay",
+        )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.set_defaults(command=function)
 
@@ -87,12 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--out", type=Path, default=Path("docs/dags"), help="folder (default docs/dags)")
     draw.set_defaults(command=_draw)
 
-    explain = commands.add_parser("explain", help="label → image → code → mask of one chip")
-    explain.add_argument("uuid", help="chip id, or its first characters")
-    explain.add_argument("--store", help="LanceDB store (default $AEGIR_STORE or data/lancedb)")
-    explain.add_argument("--json", action="store_true", help="print the chain as JSON")
-    explain.set_defaults(command=_explain)
-
+    _lineage_commands(commands)
     demo = commands.add_parser("demo", help="one turn of the flywheel on the sample region, with a summary")
     demo.add_argument("--size", default="demo", help="sample size (default demo)")
     demo.add_argument("--seed", type=int, default=42, help="seed of the sample region")
@@ -134,6 +134,35 @@ def _settings_options(command: argparse.ArgumentParser) -> None:
         "--config", type=Path, default=Path(DEFAULT_CONFIG), help=f"settings (default {DEFAULT_CONFIG})"
     )
     command.add_argument("--store", help="LanceDB store; replaces the settings' one")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="replace one setting; the value is YAML"
+    )
+
+
+def _lineage_commands(commands: Any) -> None:
+    stale = commands.add_parser(
+        "stale", help="rows whose recipe is not that of today's code and settings; 0 none, 3 some"
+    )
+    _lineage_options(stale, config=f"settings (default {DEFAULT_CONFIG}; without one those of the store's newest run)")
+    stale.add_argument("--limit", type=_positive, metavar="N", help="name the first N stale rows")
+    stale.add_argument("--json", action="store_true", help="print the report as JSON")
+    stale.set_defaults(command=_stale)
+
+    explain = commands.add_parser("explain", help="label → image → code → mask of one chip, or why two masks differ")
+    explain.add_argument(
+        "uuid", help="id of a chip or mask, or its first characters; ID@VERSION for a version or tag of its table"
+    )
+    explain.add_argument("other", nargs="?", help="a second one: say why their masks differ")
+    _lineage_options(explain, config="settings to say whether it is stale under (default those of its run)")
+    explain.add_argument("--other-store", help="store of the second one (default the same)")
+    explain.add_argument("--format", choices=("text", "json", "mermaid"), default="text", help="default text")
+    explain.add_argument("--json", action="store_true", help="the same as --format json")
+    explain.set_defaults(command=_explain)
+
+
+def _lineage_options(command: argparse.ArgumentParser, *, config: str) -> None:
+    command.add_argument("--config", type=Path, help=config)
+    command.add_argument("--store", help="LanceDB store (default that of the settings, $AEGIR_STORE or data/lancedb)")
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="replace one setting; the value is YAML"
     )
@@ -184,7 +213,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     flow(arguments.flow)
     if arguments.flow != "build":
         raise ConfigError(f"the flow {arguments.flow!r} has no plan; `build` has")
-    build = plan_build(_config(arguments), retry_errors=arguments.retry_errors, since_snapshot=arguments.since_snapshot)
+    build = plan_build(
+        _config(arguments),
+        retry_errors=arguments.retry_errors,
+        since_snapshot=arguments.since_snapshot,
+        only_stale=arguments.only_stale,
+    )
     if arguments.json:
         print(json.dumps(terminal.plan_counts(build)))
     else:
@@ -193,19 +227,27 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dataflows import terminal  # noqa: PLC0415
+    from dataflows import lineage_commands, terminal  # noqa: PLC0415
     from dataflows.drivers import flow  # noqa: PLC0415
 
     flow(arguments.flow)
     if arguments.flow != "build":
         raise ConfigError(f"`run` runs `build`; the flow {arguments.flow!r} has its own command")
+    config = _config(arguments)
     summary = terminal.build_with_progress(
-        _config(arguments), retry_errors=arguments.retry_errors, since_snapshot=arguments.since_snapshot
+        config,
+        retry_errors=arguments.retry_errors,
+        since_snapshot=arguments.since_snapshot,
+        only_stale=arguments.only_stale,
     )
+    left = lineage_commands.stale_after(config) if arguments.only_stale else None
     if arguments.json:
-        print(json.dumps(summary.counts()))
+        stale = {} if left is None else {"stale": left.stale, "stale_kept": left.kept}
+        print(json.dumps(summary.counts() | stale))
     else:
         terminal.print_summary(summary)
+        if left is not None:
+            lineage_commands.print_stale_after(left)
     return summary.exit_code
 
 
@@ -230,15 +272,15 @@ def _draw(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from dataflows import terminal  # noqa: PLC0415
-    from store import lineage  # noqa: PLC0415
+    from dataflows.lineage_commands import run_explain  # noqa: PLC0415
 
-    chain = lineage.explain(terminal.store_place(arguments.store), arguments.uuid)
-    if arguments.json:
-        print(json.dumps(chain, default=str))
-    else:
-        terminal.print_chain(chain)
-    return 0
+    return run_explain(arguments, _changes(arguments))
+
+
+def _stale(arguments: argparse.Namespace) -> int:
+    from dataflows.lineage_commands import run_stale  # noqa: PLC0415
+
+    return run_stale(arguments, _changes(arguments))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -9,10 +9,12 @@ import pyarrow as pa
 from hamilton.driver import Driver
 
 from dataflows._retirement import LabelScope, Retirement, stored_retirement
+from dataflows._stale_plan import StalePlan, stale_plan
 from dataflows.config import BuildConfig
 from dataflows.lance_writer import WITHOUT_DATA
 from store import lance_io
 from store.label_mapping import label_place
+from store.lineage import table_versions
 from store.schemas import training_data
 from store.sql import literals
 from utils.failures import Failure
@@ -71,6 +73,10 @@ class BuildPlan:
     """Snapshot the labels were read at; None without a catalogue."""
     planned_at: datetime
     """When the store was looked at; what others write later is newer than this plan."""
+    table_versions: Mapping[str, int]
+    """Table → version, for the tables the store held when the plan was made."""
+    stale: StalePlan | None = None
+    """What is left out of a plan of stale rows alone; None in other plans."""
 
     @property
     def partitions(self) -> list[int]:
@@ -79,7 +85,12 @@ class BuildPlan:
 
 
 def plan(
-    config: BuildConfig, driver: Driver, *, retry_errors: bool = False, since_snapshot: int | None = None
+    config: BuildConfig,
+    driver: Driver,
+    *,
+    retry_errors: bool = False,
+    since_snapshot: int | None = None,
+    only_stale: bool = False,
 ) -> BuildPlan:
     """What is missing from the store under these settings; reads labels, catalogues and key columns, writes nothing.
 
@@ -88,6 +99,8 @@ def plan(
         driver: driver of the build flow under these settings.
         retry_errors: take in chips that failed before.
         since_snapshot: look only at ground that labels changed on since this snapshot of the lake; None is everywhere.
+        only_stale: take existing rows whose recipe is not today's instead of missing ones; nothing new is made, nothing
+            is retired, and masks a person drew or saw are kept.
 
     Raises:
         StoreNotWritableError: the store cannot be written.
@@ -96,19 +109,25 @@ def plan(
     """
     planned_at = datetime.now(UTC)
     lance_io.check_writable(config.store)
+    versions = table_versions(config.store)
     if lance_io.table_exists(config.store, "training_data"):
         found = lance_io.open_table(config.store, "training_data").schema
         lance_io.check_schema(config.store, "training_data", found, training_data(config.profile))
     nodes = [*_PLAN_NODES, *_FAILURE_NODES, *_MADE_ONCE]
     results = driver.execute(nodes, inputs={"since_snapshot": since_snapshot})
-    chips = results["chip_plan"]
+    chips, left = results["chip_plan"], None
     done, others = _done(config, chips)
     met = {} if retry_errors else _failed_before(config, chips)
+    if only_stale:
+        # a failure older than the row has been overcome
+        left = stale_plan(config, driver, chips)
+        chips, done = left.chips, left.fresh
+        met = {uuid: found for uuid, found in met.items() if found.latest > left.made.get(uuid, found.latest)}
     stuck = met.keys() - done
     uuids, roles = chips["uuid"].to_pylist(), chips["chip_role"].to_pylist()
     background = {uuid for uuid, role in zip(uuids, roles, strict=True) if role != "labelled"}
-    empty = {uuid for uuid in stuck & background if met[uuid] <= WITHOUT_DATA}
-    retirement = stored_retirement(config.store, _scope(config, results))
+    empty = {uuid for uuid in stuck & background if met[uuid].types <= WITHOUT_DATA}
+    retirement = Retirement() if only_stale else stored_retirement(config.store, _scope(config, results))
     return BuildPlan(
         chips=chips,
         pending=chips.filter(pa.array([uuid not in done and uuid not in stuck for uuid in uuids], pa.bool_())),
@@ -125,6 +144,8 @@ def plan(
         merged_labels=len(results["label_merges"]),
         label_snapshot=results["label_snapshot"],
         planned_at=planned_at,
+        table_versions=versions,
+        stale=left,
     )
 
 
@@ -164,12 +185,25 @@ def still_missing(config: BuildConfig, chips: pa.Table, planned_at: datetime) ->
     return chips.filter(pa.array([uuid not in made for uuid in wanted], pa.bool_())) if made else chips
 
 
-def _failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, set[str]]:
-    """Planned chips that failed with these settings on the inputs they have now, and their error types."""
+@dataclass(kw_only=True)
+class _Met:
+    """Failures of one chip."""
+
+    types: set[str]
+    """Error types."""
+    latest: datetime
+    """When the last of them happened."""
+
+
+def _failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, _Met]:
+    """Planned chips that failed with these settings on the inputs they have now."""
     wanted = dict(zip(chips["uuid"].to_pylist(), chips["input_set"].to_pylist(), strict=True))
     where = f"uuid IS NOT NULL AND build_config = '{config.build_config}'"
-    met: dict[str, set[str]] = {}
-    for row in lance_io.scan(config.store, "errors", ["uuid", "input_set", "error_type"], where).to_pylist():
+    met: dict[str, _Met] = {}
+    columns = ["uuid", "input_set", "error_type", "occurred_at"]
+    for row in lance_io.scan(config.store, "errors", columns, where).to_pylist():
         if wanted.get(row["uuid"]) == row["input_set"]:
-            met.setdefault(row["uuid"], set()).add(row["error_type"])
+            found = met.setdefault(row["uuid"], _Met(types=set(), latest=row["occurred_at"]))
+            found.types.add(row["error_type"])
+            found.latest = max(found.latest, row["occurred_at"])
     return met

@@ -94,12 +94,13 @@ def _broken(driver: Driver, todo: ContextPlan, shared: Mapping[str, Any]) -> lis
 
 
 def _described(config: ContextConfig, todo: ContextPlan, snapshots: dict[str, int]) -> Run:
+    code = stage_code(_MODULES)
     return Run(
         flow="context",
         build_config=config.context_config,
         config=asdict(config),
-        recipes={"context": recipe(_MODULES, {"context_config": config.context_config})},
-        code={"context": stage_code(_MODULES)},
+        recipes={"context": recipe(code, {"context_config": config.context_config})},
+        code={"context": code},
         inputs={
             "catalog": config.catalog,
             "snapshots": snapshots,

@@ -18,6 +18,7 @@ from dataflows.drawing import enable_notebook_display
 from dataflows.flow_inputs import build_inputs, context_inputs
 from dataflows.partition_loop import run_build
 from dataflows.run_summary import ContextSummary, RunSummary
+from dataflows.stage_recipes import STAGE_SETTINGS, StageRecipes, stage_recipes
 from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
 
@@ -90,7 +91,7 @@ def build_driver(name: str, config: BuildConfig | ContextConfig | Mapping[str, A
     modules, settings = list(chosen.modules), dict(config) if isinstance(config, Mapping) else {}
     if name == "build" and config is not None:
         checked = config if isinstance(config, BuildConfig) else from_mapping(_plain(name, config))
-        modules[modules.index(LOADERS["local"])] = _loader_of(checked)
+        modules[modules.index(LOADERS["local"])] = _loader_of(checked.vhr, checked.msi)
         settings = build_inputs(checked)
     elif name == "context" and config is not None:
         settings = context_inputs(_context_config(config))
@@ -125,10 +126,32 @@ def run_change(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def plan_build(config: BuildConfig, *, retry_errors: bool = False, since_snapshot: int | None = None) -> BuildPlan:
+def plan_build(
+    config: BuildConfig, *, retry_errors: bool = False, since_snapshot: int | None = None, only_stale: bool = False
+) -> BuildPlan:
     """What the build flow would do under ``config``; see :func:`dataflows.build_plan.plan`."""
     driver = build_driver("build", config)
-    return plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
+    return plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot, only_stale=only_stale)
+
+
+def recipes_today(settings: Mapping[str, Any]) -> StageRecipes:
+    """Recipes that rows made now would have under these settings of a build, which may be those of an earlier run.
+
+    Args:
+        settings: by name, as ``dataclasses.asdict`` gives them or as the table ``runs`` holds them.
+
+    Raises:
+        ConfigError: a setting that shapes rows is missing, or a file of weights cannot be read.
+        UnknownNameError: the imagery source or mask backend does not exist any more.
+    """
+    needed = {"vhr", "msi", *(name for names in STAGE_SETTINGS.values() for name in names)}
+    missing = sorted(needed - settings.keys())
+    if missing:
+        raise ConfigError(f"the settings do not say {', '.join(missing)}; give all with --config")
+    modules = list(flow("build").modules)
+    modules[modules.index(LOADERS["local"])] = _loader_of(settings["vhr"], settings["msi"])
+    bare = driver.Builder().with_modules(*map(import_module, modules)).build()
+    return stage_recipes(settings, bare)
 
 
 @overload
@@ -139,6 +162,7 @@ def run(
     retry_errors: bool = ...,
     since_snapshot: int | None = ...,
     fail_fast: bool = ...,
+    only_stale: bool = ...,
     progress: Callable[[Any], None] | None = ...,
 ) -> RunSummary: ...
 
@@ -151,6 +175,7 @@ def run(
     retry_errors: bool = ...,
     since_snapshot: int | None = ...,
     fail_fast: bool = ...,
+    only_stale: bool = ...,
     progress: Callable[[Any], None] | None = ...,
 ) -> ContextSummary: ...
 
@@ -163,6 +188,7 @@ def run(
     retry_errors: bool = ...,
     since_snapshot: int | None = ...,
     fail_fast: bool = ...,
+    only_stale: bool = ...,
     progress: Callable[[Any], None] | None = ...,
 ) -> RunSummary | ContextSummary: ...
 
@@ -174,6 +200,7 @@ def run(
     retry_errors: bool = False,
     since_snapshot: int | None = None,
     fail_fast: bool = False,
+    only_stale: bool = False,
     progress: Callable[[Any], None] | None = None,
 ) -> RunSummary | ContextSummary:
     """Run a flow to its end.
@@ -185,6 +212,7 @@ def run(
         retry_errors: take in chips that failed before with these settings (flow ``build``).
         since_snapshot: only chips that labels changed on since this snapshot of the lake (flow ``build``).
         fail_fast: stop at the first failure, with what is done committed (flow ``build``).
+        only_stale: make existing rows again whose recipe is not today's, and nothing else (flow ``build``).
         progress: called with the summary whenever it changes.
 
     Raises:
@@ -200,6 +228,7 @@ def run(
             retry_errors=retry_errors,
             since_snapshot=since_snapshot,
             fail_fast=fail_fast,
+            only_stale=only_stale,
             progress=progress,
         )
     if name == "context":
@@ -251,8 +280,8 @@ def _context_config(config: BuildConfig | ContextConfig | Mapping[str, Any]) -> 
     return config if isinstance(config, ContextConfig) else context_config.from_mapping(_plain("context", config))
 
 
-def _loader_of(config: BuildConfig) -> str:
-    sources = {section["source"] for section in (config.vhr, config.msi) if section}
+def _loader_of(vhr: Mapping[str, Any], msi: Mapping[str, Any] | None) -> str:
+    sources = {section["source"] for section in (vhr, msi) if section}
     for source in sorted(sources):
         if source not in LOADERS:
             raise UnknownNameError("imagery source", str(source), list(LOADERS))

@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from dataflows.chain_terminal import dataset_text
 from dataflows.label_report import Finding, LabelReport, SourceReport
-from dataflows.terminal import dataset_text
 from utils.label_check import ID_REASONS
 from utils.label_geometry import REASONS, REPAIRS
 

@@ -43,6 +43,7 @@ def run_build(
     retry_errors: bool = False,
     since_snapshot: int | None = None,
     fail_fast: bool = False,
+    only_stale: bool = False,
     progress: Progress | None = None,
 ) -> RunSummary:
     """Make every missing row; a chip or partition that fails becomes a row in ``errors`` and the rest goes on.
@@ -54,6 +55,7 @@ def run_build(
         driver: driver of the build flow under these settings.
         retry_errors: take in chips that failed before.
         since_snapshot: look only at ground that labels changed on since this snapshot of the lake.
+        only_stale: make existing rows again whose recipe is not today's, and nothing else.
         fail_fast: stop at the first failure, with what is done so far committed.
         progress: called with the summary whenever it changes.
 
@@ -63,10 +65,14 @@ def run_build(
     start = time.monotonic()
     report = progress or (lambda _: None)
     engine = engines.get(config.engine)
-    build = plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
+
+    def planned() -> BuildPlan:
+        return plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot, only_stale=only_stale)
+
+    build = planned()
     if build.partitions and not _recorded_rule(config, build):
         # another first run chose the rule meanwhile
-        build = plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot)
+        build = planned()
     manifests = _manifests(config, build)
     run = described_run(config, build, driver, manifests)
     buffer = CommitBuffer(

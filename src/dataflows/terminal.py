@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars, plans, summaries and the chain behind a chip."""
+"""What the command line shows: progress bars, plans and summaries."""
 
 import os
 from collections import Counter
@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from dataflows import drivers
 from dataflows.build_plan import BuildPlan
@@ -52,7 +51,7 @@ def _bar(*fields: str) -> Progress:
 
 
 def build_with_progress(
-    config: BuildConfig, *, retry_errors: bool = False, since_snapshot: int | None = None
+    config: BuildConfig, *, retry_errors: bool = False, since_snapshot: int | None = None, only_stale: bool = False
 ) -> RunSummary:
     """Run the build flow under a progress bar of chips: done/total, rate, skipped, failed."""
     with _bar("skipped", "failed") as bar:
@@ -67,7 +66,14 @@ def build_with_progress(
                 failed=summary.failed,
             )
 
-        return drivers.run("build", config, retry_errors=retry_errors, since_snapshot=since_snapshot, progress=show)
+        return drivers.run(
+            "build",
+            config,
+            retry_errors=retry_errors,
+            since_snapshot=since_snapshot,
+            only_stale=only_stale,
+            progress=show,
+        )
 
 
 def context_with_progress(config: ContextConfig) -> ContextSummary:
@@ -104,7 +110,7 @@ def sample_with_progress(root: Path, size: str, seed: int) -> dict[str, Any]:
 
 def plan_counts(build: BuildPlan) -> dict[str, Any]:
     """A plan in numbers."""
-    return {
+    counts = {
         "chips": len(build.chips),
         "pending": len(build.pending),
         "failed_before": build.failed_before,
@@ -121,6 +127,9 @@ def plan_counts(build: BuildPlan) -> dict[str, Any]:
         "label_snapshot": build.label_snapshot,
         "refused": dict(Counter(f.error_type for f in build.failures)),
     }
+    if build.stale is not None:
+        counts["stale"] = {"kept": build.stale.kept, "not_planned": build.stale.not_planned}
+    return counts
 
 
 def print_plan(build: BuildPlan) -> None:
@@ -161,15 +170,6 @@ def _print_rows(summary: RunSummary | ContextSummary, rows: dict[str, str]) -> N
         console.print(f"what failed: python -m store show errors --store {summary.store}", style="yellow")
 
 
-def dataset_text(name: str, manifest: dict[str, Any] | None) -> str:
-    """A dataset and where it comes from, in one line."""
-    if manifest is None or manifest["origin"] == "unknown":
-        return f"dataset {name}: DOI, licence and citation unknown"
-    told = [f"doi:{manifest['doi']}" if manifest["doi"] else "DOI unknown", manifest["licence"] or "licence unknown"]
-    told += [str(manifest[key]) for key in ("title", "version", "citation", "url") if manifest[key]]
-    return f"dataset {name}: {'; '.join(told)}"
-
-
 def print_context_summary(summary: ContextSummary) -> None:
     """Show what a run of the context flow did."""
     rows = {
@@ -199,50 +199,3 @@ def print_change(found: dict[str, Any]) -> None:
         console.print(f"{place} not used: {reason}", style="yellow", soft_wrap=True)
     if found["raster"]:
         console.print(f"written: {found['raster']['path']}", soft_wrap=True)
-
-
-def _label_notes(prompt: dict[str, Any]) -> list[str]:
-    """What happened to a label on its way, a line each."""
-    merged = dict(prompt.get("merged") or {})
-    notes = [f"installed on {prompt['installed_on']}"] if prompt.get("installed_on") else []
-    notes += [f"merged into it: {name} (overlap {overlap:.2f})" for name, overlap in merged.items()]
-    notes += [f"repaired: {', '.join(prompt['repairs'])}"] if prompt.get("repairs") else []
-    return notes + ([f"retired at {prompt['retired_at']:%Y-%m-%d %H:%M}"] if prompt.get("retired_at") else [])
-
-
-def print_chain(chain: dict[str, Any]) -> None:
-    """Show the chain behind one chip: label → image → code → mask."""
-    chip, run = chain["chip"], chain["run"]
-    tree = Tree(f"chip {chip['uuid']}  {chip['chip_role']}, split {chip['split']}, S2 cell {chip['s2_cell']:x}")
-    labels = tree.add(f"labels: {len(chain['prompts'])} prompts")
-    for prompt in chain["prompts"]:
-        version = f" at snapshot {prompt['label_snapshot']}" if prompt["label_snapshot"] is not None else ""
-        label = labels.add(
-            f"{prompt['kind']} {prompt['label_id']} from {prompt['label_table']}{version} of {prompt['label_catalog']}"
-        )
-        for told in _label_notes(prompt):
-            label.add(told)
-    for name, manifest in chain.get("datasets", {}).items():
-        labels.add(dataset_text(name, manifest))
-    images = tree.add(f"images: recipe {chip['image_recipe']}")
-    for scene in chain["scenes"]:
-        images.add(f"{scene['scene_id']}, {scene['sensor']}, {scene['acquired_at']:%Y-%m-%d} ({scene['source']})")
-    masks = tree.add(
-        f"mask: generation {chip['generation']}, {chip['mask_source']}, recipe {chip['mask_recipe']}, "
-        f"{chip['n_accepted']} accepted, {chip['n_review']} for review, {chip['n_rejected']} rejected"
-    )
-    for mask in chain["masks"]:
-        flags = f" ({', '.join(mask['flags'])})" if mask["flags"] else ""
-        masks.add(
-            f"{mask['verdict']} {mask['backend']} score {mask['score']:.2f}, {mask['area_m2']:.0f} m²{flags}, "
-            f"prompt {mask['prompt_id'][:8]}"
-        )
-    if run is not None:
-        code = tree.add(
-            f"code: run {run['run_id']} of {run['flow']}, {run['started_at']:%Y-%m-%d %H:%M}, {run['status']}"
-        )
-        for stage, recipe in run["recipes"].items():
-            code.add(f"{stage} recipe {recipe}: {len(run['code'][stage])} modules")
-        code.add(", ".join(f"{name} {version}" for name, version in run["packages"].items()))
-    console = _console()
-    console.print(tree, width=max(console.width, 140))

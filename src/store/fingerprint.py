@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 
 _ENDS = 1 << 16
@@ -27,6 +28,23 @@ def checksum(path: str | Path) -> str:
         file.seek(max(0, size - _ENDS))
         hasher.update(file.read())
     return hasher.hexdigest()[:16]
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a whole local file, read in blocks; a file that has not changed since is not read again.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    place = Path(path).resolve()
+    stamp = place.stat()
+    return _sha256(place, stamp.st_size, stamp.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(place: Path, size: int, changed_ns: int) -> str:  # noqa: ARG001 - they tell versions of the file apart
+    with place.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def place_checksum(place: str) -> str:

@@ -61,7 +61,7 @@ def stage(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
     dataset = lance_io.ensure_table(uri, name, profile=profile)
     found = (
         write_fragments(
-            rows, dataset, mode="append", max_rows_per_file=max(1, len(rows)),
+            rows.select(dataset.schema.names), dataset, mode="append", max_rows_per_file=max(1, len(rows)),
             data_storage_version=lance_io.STORAGE_VERSION,
         )
         if len(rows)

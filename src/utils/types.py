@@ -1,6 +1,6 @@
 """The nouns every stage speaks in, and the Protocols of the two families (imagery sources, mask backends)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
@@ -232,5 +232,18 @@ class MaskBackend(Protocol):
 
         ``chip`` holds uint8 R, G, B with shape (3, rows, columns); prompts are in the CRS of its grid.
         A prompt outside the chip gives an empty mask flagged ``not_in_chip``.
+        """
+        ...
+
+
+@runtime_checkable
+class WeightedBackend(Protocol):
+    """A mask backend with trained weights in files; backends without weights do not have this method."""
+
+    @classmethod
+    def weights_files(cls, **options: object) -> Mapping[str, str]:
+        """Name → local file of weights that a backend with these options loads; nothing is loaded to answer.
+
+        Their hashes are part of the recipe of masks: other weights, other masks.
         """
         ...

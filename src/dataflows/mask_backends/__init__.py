@@ -4,10 +4,11 @@ Heavy imports belong inside a backend's constructor or methods, so that listing 
 """
 
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
-from utils.errors import UnknownNameError
-from utils.types import MaskBackend
+from store.fingerprint import file_sha256
+from utils.errors import ConfigError, UnknownNameError
+from utils.types import MaskBackend, WeightedBackend
 
 _BACKENDS = {
     "classical": "dataflows.mask_backends.classical:ClassicalBackend",
@@ -19,13 +20,42 @@ def names() -> list[str]:
     return sorted(_BACKENDS)
 
 
+def place(name: str) -> str:
+    """Where the backend called ``name`` is defined: ``module:class``.
+
+    Raises:
+        UnknownNameError: there is no such backend; the message lists those there are.
+    """
+    if name not in _BACKENDS:
+        raise UnknownNameError("mask backend", name, list(_BACKENDS))
+    return _BACKENDS[name]
+
+
 def get(name: str, **options: object) -> MaskBackend:
     """The backend called ``name``, built with its own options.
 
     Raises:
         UnknownNameError: there is no such backend, or it has no such option; the message lists those it has.
     """
-    if name not in _BACKENDS:
-        raise UnknownNameError("mask backend", name, list(_BACKENDS))
-    module, attribute = _BACKENDS[name].split(":")
-    return cast("MaskBackend", getattr(import_module(module), attribute)(**options))
+    return cast("MaskBackend", _class(name)(**options))
+
+
+def weights(name: str, **options: object) -> dict[str, str] | None:
+    """Name → SHA-256 of each file of weights that the backend loads with these options; None where it has none.
+
+    Raises:
+        UnknownNameError: there is no such backend.
+        ConfigError: a file cannot be read.
+    """
+    backend = _class(name)
+    if not isinstance(backend, WeightedBackend):
+        return None
+    try:
+        return {part: file_sha256(file) for part, file in sorted(backend.weights_files(**options).items())}
+    except OSError as error:
+        raise ConfigError(f"the weights of the mask backend {name!r} cannot be read: {error}") from error
+
+
+def _class(name: str) -> Any:
+    module, attribute = place(name).split(":")
+    return getattr(import_module(module), attribute)

@@ -16,14 +16,23 @@ def names() -> list[str]:
     return sorted(_SOURCES)
 
 
-def get(name: str, **options: Any) -> ImagerySource:
-    """The imagery source ``name``, made with its own options.
+def place(name: str) -> str:
+    """Where the imagery source ``name`` is defined: ``module:class``.
 
     Raises:
         UnknownNameError: no such source; the message lists those that exist.
     """
     if name not in _SOURCES:
         raise UnknownNameError("imagery source", name, names())
-    module, _, factory = _SOURCES[name].partition(":")
+    return _SOURCES[name]
+
+
+def get(name: str, **options: Any) -> ImagerySource:
+    """The imagery source ``name``, made with its own options.
+
+    Raises:
+        UnknownNameError: no such source; the message lists those that exist.
+    """
+    module, _, factory = place(name).partition(":")
     source: ImagerySource = getattr(import_module(module), factory)(**options)
     return source
