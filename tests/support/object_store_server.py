@@ -3,8 +3,8 @@
 A program, because GDAL and Lance wait for answers with Python's lock held, and would wait for ever for a thread of
 their own process. Prints one line of JSON with the two addresses, then serves until its standard input closes.
 
-Faults are set by ``PUT /__faults__`` with a JSON list; each is ``{"kind", "times", "methods", "path", "after", "seconds",
-"status"}``:
+Faults are set by ``PUT /__faults__`` with a JSON list; each is an object with ``kind``, ``times``, ``methods``, ``path``,
+``after``, ``seconds`` and ``status``:
 
 - ``status``: answers with that status and an S3 error body; nothing reaches the server.
 - ``drop``: forwards, then closes the connection after ``after`` bytes of the answer's body.
@@ -139,7 +139,9 @@ class Handler(BaseHTTPRequestHandler):
             found = json.dumps(proxy.requests).encode()
         self._answer(200, {"Content-Type": "application/json"}, found)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
+
+for method in ("GET", "PUT", "POST", "DELETE", "HEAD"):
+    setattr(Handler, f"do_{method}", Handler._serve)
 
 
 def main() -> None:
