@@ -112,6 +112,9 @@ def below(place: str, root: str) -> str:
 
 def joined(folder: str, href: str) -> str:
     """A link of a file in ``folder``: a URI stays as it is, a path is relative to the folder."""
+    if href.startswith("/vsi"):
+        # a path of GDAL's own
+        return href
     if is_remote(href):
         return normalised(href)
     if not is_remote(folder):

@@ -44,7 +44,8 @@ _SIGNS: Final[tuple[tuple[Trouble, re.Pattern[str]], ...]] = (
         "unreachable",
         re.compile(
             rf"error sending request|{_STATUS}(?:408|429|5\d\d)|NETWORK_CONNECTION|SLOW_DOWN|SlowDown|"
-            r"SERVICE_UNAVAILABLE|INTERNAL_FAILURE|curlCode|CURL error|timed? ?out|connection (?:reset|refused|closed|aborted)|"
+            r"SERVICE_UNAVAILABLE|INTERNAL_FAILURE|curlCode|CURL error|timed? ?out|"
+            r"connection (?:reset|refused|closed|aborted)|"
             r"after \d+ retries|error decoding response body|request or response body error|Could not resolve|"
             r"Couldn't resolve|dns error|Incomplete ?Read|Remote end closed|URLError|urlopen error",
             re.IGNORECASE,

@@ -47,6 +47,7 @@ class ObjectStore:
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
+            "OBJECT_STORE_CLIENT_MAX_RETRIES": "2",
         }
 
     def bucket(self) -> str:

@@ -3,8 +3,8 @@
 A program, because GDAL and Lance wait for answers with Python's lock held, and would wait for ever for a thread of
 their own process. Prints one line of JSON with the two addresses, then serves until its standard input closes.
 
-Faults are set by ``PUT /__faults__`` with a JSON list; each is an object with ``kind``, ``times``, ``methods``, ``path``,
-``after``, ``seconds`` and ``status``:
+Faults are set by ``PUT /__faults__`` with a JSON list; each is an object with ``kind``, ``times``, ``methods``,
+``path``, ``after``, ``seconds`` and ``status``:
 
 - ``status``: answers with that status and an S3 error body; nothing reaches the server.
 - ``drop``: forwards, then closes the connection after ``after`` bytes of the answer's body.
