@@ -4,9 +4,12 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support.object_store import ObjectStore, serving
 
 os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -14,6 +17,9 @@ os.environ.setdefault("WANDB_MODE", "offline")
 # no test reads or leaves anything in the user's cache folder
 os.environ["AEGIR_CACHE"] = tempfile.mkdtemp(prefix="aegir-cache-")
 atexit.register(shutil.rmtree, os.environ["AEGIR_CACHE"], ignore_errors=True)
+
+# no test asks a cloud machine's metadata service for credentials
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +34,25 @@ def real_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """An S3 server on loopback, with faults on demand; once per test session."""
+    with serving() as store:
+        yield store
+
+
+@pytest.fixture
+def told(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The object store, and an environment that says how to reach it, with few retries."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "OBJECT_STORE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("store.storage_options._told", {})
+    monkeypatch.setattr("store.object_store._probed", {})
+    return object_store
 
 
 @pytest.fixture(scope="session")

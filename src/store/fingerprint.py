@@ -5,6 +5,9 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
+from store.places import is_remote, is_web
+from utils.errors import RasterReadError, RasterUnreachableError
+
 _ENDS = 1 << 16
 
 
@@ -48,10 +51,40 @@ def _sha256(place: Path, size: int, changed_ns: int) -> str:  # noqa: ARG001 - t
 
 
 def place_checksum(place: str) -> str:
-    """:func:`checksum` of a local file; the place itself where it is a URI or cannot be read."""
-    if "://" in place:
+    """:func:`checksum` of a file here or in an object store; the place itself where it cannot be read.
+
+    A file of a web server is known by its place alone.
+
+    Raises:
+        RasterUnreachableError: the object store does not answer.
+    """
+    if is_web(place):
         return place
     try:
-        return checksum(place)
-    except OSError as error:
+        return _ends_checksum(place) if is_remote(place) else checksum(place)
+    except RasterUnreachableError:
+        raise
+    except (OSError, RasterReadError) as error:
         return f"{place}: {type(error).__name__}"
+
+
+def text_of(place: str) -> str:
+    """The content of a text file, here or on another machine.
+
+    Raises:
+        OSError: it cannot be read here.
+        RasterReadError: it cannot be read there.
+        UnicodeDecodeError: it is no text.
+    """
+    if not is_remote(place):
+        return Path(place).read_text()
+    from store.object_store import read_bytes  # noqa: PLC0415 - Arrow's file systems, not needed for files of here
+
+    return read_bytes(place).decode()
+
+
+def _ends_checksum(uri: str) -> str:
+    from store.object_store import ends  # noqa: PLC0415 - as above
+
+    size, first, last = ends(uri, _ENDS)
+    return hashlib.sha256(f"{size}".encode() + first + last).hexdigest()[:16]

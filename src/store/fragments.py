@@ -24,6 +24,7 @@ from lance.fragment import FragmentMetadata, write_fragments
 from store import lance_io
 from store.conformity import conform
 from store.lance_io import WriteReceipt
+from store.remote_errors import typed_errors
 from store.schemas import primary_key, schema_for
 from store.sql import literals
 from utils.types import ChipProfile
@@ -49,6 +50,7 @@ class StagedRows:
         return len(self.keys)
 
 
+@typed_errors
 def stage(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | None = None) -> StagedRows:
     """Write ``data`` as files of table ``name``, created on first use; no reader sees them before :func:`commit`.
 
@@ -74,6 +76,7 @@ def stage(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
     )
 
 
+@typed_errors
 def commit(
     uri: str | Path,
     name: str,
@@ -123,6 +126,7 @@ def commit(
     return WriteReceipt(table=name, version=version, inserted=inserted, updated=updated)
 
 
+@typed_errors
 def commit_if_empty(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | None = None) -> bool:
     """Commit ``data`` only if the table holds no row; of racing callers one succeeds. Returns whether it was this one.
 

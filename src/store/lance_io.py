@@ -12,9 +12,19 @@ import pyarrow as pa
 
 from store.conflicts import is_conflict, retried
 from store.conformity import conform
+from store.places import is_remote, normalised
+from store.remote_errors import remote_errors, store_error, typed_errors
 from store.schemas import primary_key, schema_for
 from store.sql import literals
-from utils.errors import SchemaError, StoreConflictError, StoreError, StoreNotWritableError, TableNotFoundError
+from store.storage_options import storage_options
+from utils.errors import (
+    SchemaError,
+    StoreConflictError,
+    StoreDeniedError,
+    StoreError,
+    StoreNotWritableError,
+    TableNotFoundError,
+)
 from utils.types import ChipProfile
 
 STORAGE_VERSION: Final = "2.2"
@@ -45,12 +55,20 @@ class WriteReceipt:
 
 
 def table_uri(uri: str | Path, name: str) -> str:
-    """Place of table ``name`` in the store at ``uri``."""
-    return f"{str(uri).rstrip('/')}/{name}.lance"
+    """Place of table ``name`` in the store at ``uri``.
+
+    Raises:
+        ConfigError: the store is a URI nothing here can open.
+    """
+    return f"{normalised(uri).rstrip('/')}/{name}.lance"
 
 
 def table_exists(uri: str | Path, name: str) -> bool:
-    """Whether the store holds a committed version of the table."""
+    """Whether the store holds a committed version of the table.
+
+    Raises:
+        StoreError: that cannot be told: the store does not answer, refuses the credentials, or has no such bucket.
+    """
     try:
         open_table(uri, name)
     except TableNotFoundError:
@@ -63,11 +81,15 @@ def open_table(uri: str | Path, name: str, version: int | str | None = None) -> 
 
     Raises:
         TableNotFoundError: the store, the table or the version does not exist.
+        StoreUnreachableError: the object store does not answer.
+        StoreDeniedError: the object store refuses the credentials.
+        BucketNotFoundError: the bucket does not exist.
         StoreError: the table is there and cannot be read.
     """
     place = table_uri(uri, name)
     try:
-        return lance.dataset(place, version=version)
+        with remote_errors(uri):
+            return lance.dataset(place, version=version, storage_options=storage_options(place))
     except (ValueError, OSError) as error:
         if not any(words in str(error) for words in ("was not found", "Ref not found")):
             raise StoreError(f"table {name!r} in {uri} cannot be read: {error}") from error
@@ -78,12 +100,18 @@ def open_table(uri: str | Path, name: str, version: int | str | None = None) -> 
 
 
 def table_names(uri: str | Path) -> list[str]:
-    """Names of the tables in the store, sorted; empty when the store does not exist."""
-    if "://" not in str(uri) and not Path(uri).is_dir():
+    """Names of the tables in the store, sorted; empty when the store does not exist.
+
+    Raises:
+        StoreError: that cannot be told: the store does not answer, refuses the credentials, or has no such bucket.
+    """
+    place = normalised(uri)
+    if not is_remote(place) and not Path(place).is_dir():
         return []
     import lancedb  # noqa: PLC0415 - slow to import, needed for listing alone
 
-    listed = lancedb.connect(str(uri)).list_tables()
+    with remote_errors(uri):
+        listed = lancedb.connect(place, storage_options=storage_options(place)).list_tables()
     return sorted(str(name) for name in getattr(listed, "tables", listed))
 
 
@@ -99,9 +127,10 @@ def scan(
         schema = schema_for(name)
         return pa.schema([schema.field(column) for column in columns]).empty_table()
     try:
-        return dataset.scanner(
-            columns=list(columns), filter=where, batch_size=256, batch_readahead=2, io_buffer_size=64 << 20
-        ).to_table()
+        with remote_errors(uri):
+            return dataset.scanner(
+                columns=list(columns), filter=where, batch_size=256, batch_readahead=2, io_buffer_size=64 << 20
+            ).to_table()
     except (ValueError, OSError) as error:
         raise StoreError(f"table {name!r} cannot be scanned for {list(columns)} where {where!r}: {error}") from error
 
@@ -268,7 +297,8 @@ def _by_key(
 
 def _change(uri: str | Path, name: str, where: str, change: Callable[[lance.LanceDataset, str], object]) -> int:
     dataset = open_table(uri, name)
-    found = int(dataset.count_rows(where))
+    with remote_errors(uri):
+        found = int(dataset.count_rows(where))
     if found:
         try:
             change(dataset, where)
@@ -290,6 +320,7 @@ def indexed_columns(name: str) -> tuple[str, ...]:
     return _INDEXED.get(name, ())
 
 
+@typed_errors
 def refresh_indexes(uri: str | Path, name: str) -> bool:
     """Bring the table's BTREE indexes up to its rows, making those that are missing.
 
@@ -317,14 +348,20 @@ def bring_indexes_up(uri: str | Path, name: str) -> None:
 
 
 def check_writable(uri: str | Path) -> None:
-    """Refuse a local store that cannot be written, before any work starts.
+    """Refuse a store that cannot be written, before any work starts.
+
+    An object store is asked: an empty object is written below ``uri`` and deleted again, once in some minutes.
 
     Raises:
-        StoreNotWritableError: the folder, or the nearest existing one above it, is no folder or is read-only.
+        StoreNotWritableError: the folder, or the nearest existing one above it, is no folder or is read-only; the
+            object store refuses to write or to delete.
+        BucketNotFoundError: the bucket does not exist.
+        StoreUnreachableError: the object store does not answer.
     """
-    if "://" in str(uri):
+    if is_remote(uri):
+        _probe(uri)
         return
-    place = Path(uri).absolute()
+    place = Path(normalised(uri)).absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -351,7 +388,12 @@ def create_table(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDa
     empty = lance.LanceOperation.Overwrite(schema, [])
     try:
         return lance.LanceDataset.commit(
-            table_uri(uri, name), empty, read_version=0, max_retries=0, enable_stable_row_ids=True
+            table_uri(uri, name),
+            empty,
+            read_version=0,
+            max_retries=0,
+            enable_stable_row_ids=True,
+            storage_options=storage_options(table_uri(uri, name)),
         )
     except OSError as error:
         if table_exists(uri, name):
@@ -359,7 +401,25 @@ def create_table(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDa
         raise error if is_conflict(error) else _not_writable(uri, error) from error
 
 
-def _not_writable(uri: str | Path, error: OSError) -> StoreNotWritableError:
+def _probe(uri: str | Path) -> None:
+    from store.object_store import probe_writable  # noqa: PLC0415 - Arrow's file systems, not needed for folders
+
+    try:
+        probe_writable(normalised(uri))
+    except (OSError, ValueError, RuntimeError) as error:
+        failed = _not_writable(uri, error)
+    else:
+        return
+    raise failed
+
+
+def _not_writable(uri: str | Path, error: Exception) -> StoreError:
+    if is_remote(uri):
+        found = store_error(uri, error)
+        if isinstance(found, StoreDeniedError):
+            return StoreNotWritableError(f"the store cannot be written: {found}")
+        if found is not None:
+            return found
     return StoreNotWritableError(
         f"the store {uri} cannot be written ({type(error).__name__}: {error}); "
         "check the path, its permissions and free space"

@@ -16,6 +16,7 @@ import lance
 import pyarrow as pa
 
 from store import lance_io
+from store.remote_errors import typed_errors
 from store.schemas import LEASES
 from store.sql import literal, literals
 
@@ -34,6 +35,7 @@ class Holder:
     """Its process id."""
 
 
+@typed_errors
 def claim(uri: str | Path, holder: Holder, lease_ids: Sequence[str], *, give_back: Sequence[str] = ()) -> set[str]:
     """Take or renew leases, and give others back, in one commit; returns those of ``lease_ids`` that ``holder`` has.
 
@@ -58,6 +60,7 @@ def claim(uri: str | Path, holder: Holder, lease_ids: Sequence[str], *, give_bac
     return granted
 
 
+@typed_errors
 def release(uri: str | Path, holder: Holder) -> None:
     """Give back whatever ``holder`` has.
 
@@ -68,6 +71,7 @@ def release(uri: str | Path, holder: Holder) -> None:
     lance_io.delete(uri, "leases", rows["lease_id"].to_pylist())
 
 
+@typed_errors
 def living(uri: str | Path, lease_ids: Sequence[str]) -> set[str]:
     """Those of the leases that somebody holds: not expired, and not by a dead process of this machine."""
     if not lance_io.table_exists(uri, "leases"):

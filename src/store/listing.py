@@ -13,6 +13,8 @@ import pyarrow as pa
 import shapely
 
 from store.lance_io import open_table
+from store.places import is_remote
+from store.remote_errors import typed_errors
 from store.schemas import profile_of
 from store.table_state import whole_tables
 from utils.errors import SchemaError, StoreError
@@ -54,17 +56,19 @@ class VersionInfo:
     """Rows in it."""
 
 
+@typed_errors
 def tables(uri: str | Path) -> list[TableInfo]:
     """Every table of the store, sorted by name; folders of unfinished creation or copies are none.
 
     Raises:
         StoreError: there is no store at ``uri``.
     """
-    if "://" not in str(uri) and not Path(uri).is_dir():
+    if not is_remote(uri) and not Path(uri).is_dir():
         raise StoreError(f"no store at {uri}; name one with --store, or make one with `python -m dataflows run build`")
     return [_table_info(uri, name) for name in whole_tables(uri)]
 
 
+@typed_errors
 def versions(uri: str | Path, table: str, limit: int | None = None) -> list[VersionInfo]:
     """Versions of a table, newest first, at most ``limit``.
 
@@ -87,6 +91,7 @@ def versions(uri: str | Path, table: str, limit: int | None = None) -> list[Vers
     ]
 
 
+@typed_errors
 def rows(
     uri: str | Path,
     table: str,
@@ -155,7 +160,7 @@ def _table_info(uri: str | Path, name: str) -> TableInfo:
 
 
 def _bytes_on_disk(uri: str | Path, name: str, dataset: lance.LanceDataset) -> int:
-    if "://" not in str(uri):
+    if not is_remote(uri):
         folder = Path(uri) / f"{name}.lance"
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     newest = max(dataset.versions(), key=lambda entry: int(entry["version"]))

@@ -1,6 +1,7 @@
 """Every exception this project raises on purpose.
 
-Each message says what was found, where, and what to do next.
+Each message says what was found, where, and what to do next, and never a secret: passwords, keys and signatures are
+taken out of it (:mod:`utils.redaction`).
 
 ::
 
@@ -20,6 +21,8 @@ Each message says what was found, where, and what to do next.
     ├── ImageryError                pixels cannot be read or used
     │   ├── NoImageryError          no scene covers the requested grid
     │   ├── RasterReadError         a raster is missing, corrupt or truncated
+    │   │   ├── RasterUnreachableError  its server does not answer; the same read may work later
+    │   │   └── RasterDeniedError       its server refuses the credentials
     │   ├── BandError               a raster lacks a needed band
     │   │   └── BandTypeError       a band's data type cannot be used
     │   ├── SceneClassError         a scene classification holds other values than its classes
@@ -35,12 +38,26 @@ Each message says what was found, where, and what to do next.
         ├── SchemaError             data does not fit the table's schema
         │   └── UpgradeError        a table of another schema version cannot be brought to this one
         ├── StoreConflictError      other writers came first each time; nothing was committed
+        ├── StoreUnreachableError   the object store does not answer; the same request may work later
+        ├── StoreDeniedError        the object store refuses the credentials
+        ├── BucketNotFoundError     the store's bucket does not exist
         └── StoreNotWritableError   the store's place cannot be written
 """
+
+from typing import ClassVar
+
+from utils.redaction import redacted
 
 
 class AegirError(Exception):
     """Base of every error raised on purpose."""
+
+    is_transient: ClassVar[bool] = False
+    """Whether the same attempt may succeed later, with nothing changed."""
+
+    def __init__(self, *args: object) -> None:
+        """Keep the message without secrets."""
+        super().__init__(*(redacted(value) if isinstance(value, str) else value for value in args))
 
 
 class ConfigError(AegirError):
@@ -115,6 +132,16 @@ class RasterReadError(ImageryError):
     """A raster is missing, corrupt or truncated."""
 
 
+class RasterUnreachableError(RasterReadError):
+    """The server of a raster does not answer, or not in time."""
+
+    is_transient = True
+
+
+class RasterDeniedError(RasterReadError):
+    """The server of a raster refuses the credentials."""
+
+
 class BandError(ImageryError):
     """A raster lacks a needed band."""
 
@@ -173,6 +200,20 @@ class UpgradeError(SchemaError):
 
 class StoreConflictError(StoreError):
     """Other writers came first each time; nothing was committed."""
+
+
+class StoreUnreachableError(StoreError):
+    """The object store does not answer, or not in time, after all retries."""
+
+    is_transient = True
+
+
+class StoreDeniedError(StoreError):
+    """The object store refuses the credentials, or there are none."""
+
+
+class BucketNotFoundError(StoreError):
+    """The bucket or container of the store does not exist."""
 
 
 class StoreNotWritableError(StoreError):

@@ -4,6 +4,8 @@ import hashlib
 import traceback
 from dataclasses import dataclass
 
+from utils.redaction import redacted
+
 
 def interrupted(error: BaseException) -> bool:
     """Whether ``error`` is an interrupt, or another exception a library made of one.
@@ -29,7 +31,7 @@ class Failure:
     error_type: str
     """Exception class."""
     message: str
-    """Exception text."""
+    """Exception text, without secrets."""
     traceback_hash: str
     """Hash of the frames the exception passed through: equal for equal causes."""
     input_ids: tuple[str, ...] = ()
@@ -40,6 +42,10 @@ class Failure:
     """S2 cell of the unit of work, once there is one."""
     input_set: str | None = None
     """Hash of the chip's prompts and scenes, where a single chip failed."""
+
+    def __post_init__(self) -> None:
+        """Take secrets out of the message."""
+        object.__setattr__(self, "message", redacted(self.message))
 
     @classmethod
     def of(

@@ -22,7 +22,9 @@ def is_transient(error: BaseException) -> bool:
     found: BaseException | None = error
     seen: set[int] = set()
     while found is not None and id(found) not in seen:
-        if any(is_transient_type(kind.__name__) for kind in type(found).__mro__):
+        if getattr(found, "is_transient", False) or any(
+            is_transient_type(kind.__name__) for kind in type(found).__mro__
+        ):
             return True
         seen.add(id(found))
         found = found.__cause__

@@ -1,5 +1,6 @@
 """What every registered imagery source keeps, however its scenes are laid out."""
 
+import json
 from datetime import datetime
 
 import numpy as np
@@ -158,3 +159,37 @@ def test_what_cannot_be_read_is_listed_with_a_typed_reason(tmp_path, request, la
 def test_unknown_options_are_refused(layout):
     with pytest.raises((ConfigError, TypeError), match="colour"):
         imagery.get(layout.source, kind="vhr", **layout.options, colour="red")
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def remote_layout(request, tmp_path_factory, object_store):
+    layout = LAYOUTS[request.param](tmp_path_factory.mktemp("imagery") / "scenes")
+    uri = f"{object_store.bucket()}/some imagery/é"
+    object_store.upload(layout.options["root"], uri)
+    return layout, uri
+
+
+def test_an_object_store_is_catalogued_like_the_folder_it_was_copied_from(remote_layout, told):
+    layout, uri = remote_layout
+    here, there = (
+        imagery.get(layout.source, **layout.options | {"root": root}) for root in (layout.options["root"], uri)
+    )
+    folder, scenes = here.scenes(), there.scenes()
+    assert there.unreadable() == {}
+    assert scenes.drop_columns(["assets"]).equals(folder.drop_columns(["assets"]))
+    for local, remote in zip(folder["assets"].to_pylist(), scenes["assets"].to_pylist(), strict=True):
+        assert local.replace(json.dumps(str(layout.options["root"]))[1:-1], json.dumps(uri)[1:-1]) == remote
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_an_object_store_gives_the_pixels_of_the_folder(remote_layout, told, window):
+    layout, uri = remote_layout
+    here, there = (
+        imagery.get(layout.source, **layout.options | {"root": root}) for root in (layout.options["root"], uri)
+    )
+    local, remote = (source.read(WINDOWS[window], RGB) for source in (here, there))
+    there.close()
+    print(f"{local.data.size} values compared, {(local.data != remote.data).sum()} different")
+    np.testing.assert_array_equal(remote.data, local.data)
+    np.testing.assert_array_equal(remote.valid, local.valid)
+    assert remote.scene_ids == local.scene_ids

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from shapely.errors import ShapelyError
 
 from store.fingerprint import place_checksum
 from store.imagery.file_index import FileIndex
 from store.imagery.folder import PICTURE_SUFFIXES, Folder
+from store.imagery.handles import read_once
 from store.imagery.header import RasterHeader, read_header, scene_of
 from store.imagery.options import LocalOptions
 from store.imagery.scene import Asset, Scene, scene_as_json, scene_from_json, unique_ids
-from store.imagery.stac_items import RASTER_SUFFIXES, local_assets, read_item, scene_in_item
-from utils.errors import AegirError, ImageryError, RasterReadError
+from store.imagery.stac_items import RASTER_SUFFIXES, named_files, read_item, scene_in_item
+from store.places import below, folder_of, is_remote, name_of
+from utils.errors import AegirError, ImageryError, RasterReadError, RasterUnreachableError
 from utils.radiometry import percentile_limits
+from utils.redaction import Sealed
 
 SAMPLE_PX = 512
 """Percentiles are taken from a read of the scene decimated to this many pixels along its longer side."""
@@ -31,18 +33,20 @@ _UNUSABLE = (AegirError, ShapelyError, KeyError, ValueError, TypeError, Attribut
 class Catalogue:
     """Scenes of a folder, the one on top first, and what could not be catalogued."""
 
-    def __init__(self, root: Path, kind: str, options: LocalOptions, index: FileIndex) -> None:
+    def __init__(self, root: str, kind: str, options: LocalOptions, index: FileIndex) -> None:
         """Catalogue ``root``; files the index does not know are opened, and the index is written.
 
         Raises:
             ConfigError: ``order`` names a scene that is not there, or the index cannot be written where it was asked.
+            RasterUnreachableError: the server of a remote root does not answer.
+            RasterDeniedError: it refuses the credentials.
         """
         self._kind, self._options, self._index = kind, options, index
         self._folder = Folder(root)
         self.refused = dict(self._folder.refused)
         self.checksum_of: Callable[[str], str] = cache(self._checksum)
         usable = []
-        for scene in unique_ids([*self._scenes()], root):
+        for scene in unique_ids([*self._scenes()], self._folder.root):
             try:
                 usable.append(self._as_read(scene))
             except AegirError as error:
@@ -61,80 +65,91 @@ class Catalogue:
             entry = self._item(path)
             described |= set(entry["names"])
             if entry["refused"]:
-                self.refused[str(path)] = entry["refused"]
+                self.refused[path] = entry["refused"]
             elif entry["scene"]:
                 found.append(scene_from_json(entry["scene"]))
         for path in self._files((*RASTER_SUFFIXES, *PICTURE_SUFFIXES)):
-            if self._is_mere_picture(path) or (described and {str(path), str(path.resolve())} & described):
+            if self._is_mere_picture(path) or (described and described & _spellings(path)):
                 continue
             try:
                 found.append(self._scene_in(path))
+            except RasterUnreachableError:
+                # a scene must not be missing because a server is away for a minute
+                raise
             except _UNUSABLE as error:
-                self.refused[str(path)] = f"{type(error).__name__}: {error}"
+                self.refused[path] = f"{type(error).__name__}: {error}"
         return found
 
-    def _files(self, suffixes: tuple[str, ...]) -> list[Path]:
-        root = self._folder.root.resolve()
+    def is_alone(self, href: str) -> bool:
+        """Whether no file beside a raster belongs to it."""
+        return self._folder.is_alone(href)
+
+    def _files(self, suffixes: tuple[str, ...]) -> list[str]:
         return [
             path
             for path in self._folder.files(suffixes)
-            if not (self._options.exclude and self._options.excludes(path.relative_to(root).as_posix()))
+            if not (self._options.exclude and self._options.excludes(below(path, self._folder.root)))
         ]
 
-    def _item(self, path: Path) -> dict[str, Any]:
+    def _item(self, path: str) -> dict[str, Any]:
         """The scene of a STAC item, the files it names, and why it is refused; all empty for another JSON file."""
-        stamp = self._folder.stamp(str(path))
-        known = self._index.get("item", str(path), stamp)
+        stamp = self._folder.stamp(path)
+        known = self._index.get("item", path, stamp)
         if known is not None:
             return dict(known)
         entry: dict[str, Any] = {"scene": None, "names": [], "refused": None}
         content = read_item(path)
         if content is not None:
             try:
-                entry["names"] = list(local_assets(content, path.parent))
+                entry["names"] = list(named_files(content, folder_of(path)))
                 entry["scene"] = scene_as_json(scene_in_item(path, content))
             except _UNUSABLE as error:
                 entry |= {"names": [], "refused": f"{type(error).__name__}: {error}"}
-        self._index.put("item", str(path), stamp, entry, newest_ns=stamp[1] if stamp else 0)
+        if not _has_secrets(path, entry):
+            self._index.put("item", path, stamp, entry, newest_ns=stamp[1] if stamp else 0)
         return entry
 
-    def _scene_in(self, path: Path) -> Scene:
+    def _scene_in(self, path: str) -> Scene:
         options = self._options
         header = self._header(path)
         scene = scene_of(header, acquired_at=options.acquired_at, sensor=options.sensor, crs_else=options.crs)
         if self._kind == "vhr" and options.stretch is None:
             deep = next((dtype for dtype in header.dtypes if dtype != "uint8"), None)
             if deep:
-                raise ImageryError(without_stretch(scene.scene_id, str(path), deep))
+                raise ImageryError(without_stretch(scene.scene_id, path, deep))
         return scene
 
-    def _header(self, path: Path) -> RasterHeader:
+    def _header(self, path: str) -> RasterHeader:
         """The header of a raster, from the index while neither it nor a file beside it has changed."""
+        if isinstance(path, Sealed):
+            return read_header(path)
         family = self._folder.family(path)
-        known = self._index.get("header", str(path), family)
+        known = self._index.get("header", path, family)
         if known is not None and known["parts"] == self._states(known["parts"]):
             if known["refused"]:
                 raise RasterReadError(known["refused"])
             return _header_from_json(known["header"])
         newest = max((stamp[1] for _, stamp in family), default=0)
         try:
-            header = read_header(path)
+            header = read_header(path, alone=self._folder.is_alone(path), is_there=self._folder.__contains__)
+        except RasterUnreachableError:
+            raise
         except RasterReadError as error:
             entry: dict[str, Any] = {"header": None, "parts": {}, "refused": str(error)}
-            self._index.put("header", str(path), family, entry, newest_ns=newest)
+            self._index.put("header", path, family, entry, newest_ns=newest)
             raise
         beside = {file for file, _ in family}
         parts = self._states(dict.fromkeys(file for file in header.files if file not in beside))
         newest = max(newest, *(state[1] for state in parts.values() if state), 0)
         entry = {"header": asdict(header), "parts": parts, "refused": None}
-        self._index.put("header", str(path), family, entry, newest_ns=newest)
+        self._index.put("header", path, family, entry, newest_ns=newest)
         return header
 
     def _states(self, files: dict[str, Any]) -> dict[str, list[int] | None]:
         return {file: list(stamp) if (stamp := self._folder.stamp(file)) else None for file in files}
 
-    def _is_mere_picture(self, path: Path) -> bool:
-        return path.name.lower().endswith(PICTURE_SUFFIXES) and not self._folder.is_placed(path)
+    def _is_mere_picture(self, path: str) -> bool:
+        return name_of(path).lower().endswith(PICTURE_SUFFIXES) and not self._folder.is_placed(path)
 
     def _note_pictures(self, usable: list[Scene]) -> None:
         """Pictures nothing places are thumbnails, unless they are all there is."""
@@ -142,8 +157,9 @@ class Catalogue:
             return
         pictures = [path for path in self._files(PICTURE_SUFFIXES) if self._is_mere_picture(path)]
         if pictures:
-            self.refused[str(self._folder.root)] = (
-                f"ImageryError: {len(pictures)} pictures without a place on the ground, such as {pictures[0].name}; "
+            first = name_of(pictures[0])
+            self.refused[self._folder.root] = (
+                f"ImageryError: {len(pictures)} pictures without a place on the ground, such as {first}; "
                 "put a world file (.pgw, .jgw, .wld) beside each, and a .prj or the source's option `crs`"
             )
 
@@ -198,25 +214,38 @@ def scene_limits(asset: Asset, low: float, high: float, nodata_else: float | Non
     Raises:
         RasterReadError: the raster cannot be read.
     """
+
+    def read(raster: rasterio.DatasetReader) -> list[float]:
+        if raster.dtypes[asset.index - 1] == "uint8":
+            return []
+        step = max(1.0, max(raster.shape) / SAMPLE_PX)
+        shape = tuple(max(1, round(side / step)) for side in raster.shape)
+        values = raster.read(asset.index, out_shape=shape)
+        valid = raster.read_masks(asset.index, out_shape=shape) > 0
+        stated = (asset.nodata, raster.nodatavals[asset.index - 1], nodata_else)
+        nodata = next((value for value in stated if value is not None), None)
+        limits = percentile_limits(values, valid & _measured(values, nodata), low=low, high=high)
+        return [float("nan")] if limits is None else [*limits]
+
     try:
-        with rasterio.open(asset.href) as raster:
-            if raster.dtypes[asset.index - 1] == "uint8":
-                return []
-            step = max(1.0, max(raster.shape) / SAMPLE_PX)
-            shape = tuple(max(1, round(side / step)) for side in raster.shape)
-            values = raster.read(asset.index, out_shape=shape)
-            valid = raster.read_masks(asset.index, out_shape=shape) > 0
-            stated = (asset.nodata, raster.nodatavals[asset.index - 1], nodata_else)
-    except (RasterioError, IndexError) as error:
+        return read_once(asset.href, read)
+    except IndexError as error:
         raise RasterReadError(f"{asset.href}: cannot be read ({error}); replace or remove the file") from error
-    nodata = next((value for value in stated if value is not None), None)
-    limits = percentile_limits(values, valid & _measured(values, nodata), low=low, high=high)
-    return [float("nan")] if limits is None else [*limits]
 
 
 def _measured(values: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
     finite = np.isfinite(values)
     return np.asarray(finite if nodata is None else finite & (values != nodata))
+
+
+def _spellings(path: str) -> set[str]:
+    return {path} if is_remote(path) else {path, str(Path(path).resolve())}
+
+
+def _has_secrets(path: str, entry: dict[str, Any]) -> bool:
+    """Whether a file of the index would hold a signed URL, or would lack its signature."""
+    assets = (entry["scene"] or {}).get("assets", {}).values()
+    return any(isinstance(text, Sealed) for text in (path, *entry["names"], *(asset["href"] for asset in assets)))
 
 
 def _header_from_json(values: dict[str, Any]) -> RasterHeader:

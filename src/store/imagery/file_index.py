@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.fingerprint import digest
+from store.places import is_remote
 from utils.errors import ConfigError
 
 _VERSION = "1"
@@ -38,10 +39,10 @@ _Entry = tuple[str, str]
 _log = logging.getLogger(__name__)
 
 
-def default_place(root: Path) -> Path:
+def default_place(root: str | Path) -> Path:
     """The index file of an imagery folder in the user's cache folder."""
     cache = os.environ.get("AEGIR_CACHE") or platformdirs.user_cache_dir("aegir-lightning-lance", appauthor=False)
-    return Path(cache) / "imagery" / f"{digest(str(root.resolve()))}.parquet"
+    return Path(cache) / "imagery" / f"{digest(str(root) if is_remote(root) else str(Path(root).resolve()))}.parquet"
 
 
 class FileIndex:

@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +13,14 @@ from affine import Affine
 from pyproj import CRS, Geod
 from pyproj.exceptions import CRSError as ProjCRSError
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from shapely import Polygon, from_wkb, to_wkb
 
+from store.fingerprint import text_of
+from store.imagery.handles import place_of, read_once
 from store.imagery.scene import Asset, Scene
-from utils.errors import CRSError, ImageryError, RasterReadError
+from store.places import stem_of
+from utils.errors import CRSError, ImageryError
 from utils.footprints import outline_lonlat
 from utils.geo import LONLAT, AnyCRS, crs, reproject_points
 
@@ -33,7 +35,7 @@ class RasterHeader:
     """Facts of one raster, read once without touching its pixels."""
 
     path: str
-    """Absolute path."""
+    """Absolute path, or URI."""
     epsg: int | None
     """EPSG code of its CRS, from the file or its ``.prj``; None when neither states one."""
     crs_name: str | None
@@ -60,50 +62,52 @@ class RasterHeader:
     """Outline in longitude and latitude as hexadecimal WKB; None without an EPSG code."""
 
 
-def read_header(path: Path) -> RasterHeader:
+def read_header(
+    path: str | Path, *, alone: bool = False, is_there: Callable[[str], bool] = lambda path: Path(path).is_file()
+) -> RasterHeader:
     """The header of a raster.
+
+    Args:
+        path: path or URI.
+        alone: whether no file beside it belongs to it.
+        is_there: whether a file beside it exists.
 
     Raises:
         RasterReadError: the file cannot be opened.
         CRSError: its ``.prj`` is none.
         GeometryError: its outline has no place on the globe, or holds a pole.
     """
-    try:
-        with _open(path) as raster:
-            prj = path.with_suffix(".prj")
-            has_prj = raster.crs is None and prj.is_file()
-            epsg = _prj_epsg(prj) if has_prj else raster.crs.to_epsg() if raster.crs else None
-            place = tuple(raster.transform)[:6]
-            gcps = bool(raster.gcps[0]) and raster.transform.is_identity
-            outline = None
-            if epsg is not None and not raster.transform.is_identity:
-                outline = to_wkb(_outline(place, raster.width, raster.height, epsg), hex=True)
-            return RasterHeader(
-                path=str(path),
-                epsg=epsg,
-                crs_name=_name(raster),
-                transform=place,
-                width=raster.width,
-                height=raster.height,
-                dtypes=tuple(raster.dtypes),
-                colours=tuple(colour.name for colour in raster.colorinterp),
-                descriptions=tuple(raster.descriptions),
-                stamp=raster.tags().get("TIFFTAG_DATETIME"),
-                gcps=gcps,
-                files=tuple(sorted({*map(str, raster.files), str(path), *([str(prj)] if has_prj else [])})),
-                footprint=outline,
-            )
-    except RasterioError as error:
-        raise RasterReadError(f"{path}: cannot be read ({error}); replace or remove the file") from error
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[rasterio.DatasetReader]:
+    place = path if isinstance(path, str) else str(path)
     with warnings.catch_warnings():
         # a raster without a place is refused by scene_of, with a way out
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as raster:
-            yield raster
+        return read_once(place, lambda raster: _header_of(raster, place, is_there), alone=alone)
+
+
+def _header_of(raster: rasterio.DatasetReader, place: str, is_there: Callable[[str], bool]) -> RasterHeader:
+    prj = f"{place[: len(place) - len(Path(place).suffix)]}.prj"
+    has_prj = raster.crs is None and is_there(prj)
+    epsg = _prj_epsg(prj) if has_prj else raster.crs.to_epsg() if raster.crs else None
+    transform = tuple(raster.transform)[:6]
+    gcps = bool(raster.gcps[0]) and raster.transform.is_identity
+    outline = None
+    if epsg is not None and not raster.transform.is_identity:
+        outline = to_wkb(_outline(transform, raster.width, raster.height, epsg), hex=True)
+    return RasterHeader(
+        path=place,
+        epsg=epsg,
+        crs_name=_name(raster),
+        transform=transform,
+        width=raster.width,
+        height=raster.height,
+        dtypes=tuple(raster.dtypes),
+        colours=tuple(colour.name for colour in raster.colorinterp),
+        descriptions=tuple(raster.descriptions),
+        stamp=raster.tags().get("TIFFTAG_DATETIME"),
+        gcps=gcps,
+        files=tuple(sorted({*map(place_of, map(str, raster.files)), place, *([prj] if has_prj else [])})),
+        footprint=outline,
+    )
 
 
 def _name(raster: rasterio.DatasetReader) -> str | None:
@@ -115,10 +119,10 @@ def _name(raster: rasterio.DatasetReader) -> str | None:
         return "unnamed"
 
 
-def _prj_epsg(prj: Path) -> int | None:
+def _prj_epsg(prj: str) -> int | None:
     """EPSG code of a ``.prj`` (ESRI or OGC WKT)."""
     try:
-        code = CRS.from_wkt(prj.read_text()).to_epsg()
+        code = CRS.from_wkt(text_of(prj)).to_epsg()
     except (ProjCRSError, UnicodeDecodeError) as error:
         raise CRSError(f"{prj}: no CRS in it ({error}); write its WKT, or remove it and set `crs`") from error
     return None if code is None else int(code)
@@ -164,7 +168,7 @@ def scene_of(
         raise ImageryError(f"{path}: no acquisition date in the file; set `acquired_at` for this folder")
     outline = from_wkb(header.footprint) if header.footprint else _outline(transform, header.width, header.height, epsg)
     return Scene(
-        scene_id=Path(path).stem,
+        scene_id=stem_of(path),
         sensor=sensor or "unknown",
         acquired_at=when,
         epsg=epsg,

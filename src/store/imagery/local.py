@@ -1,15 +1,14 @@
-"""Rasters in a folder: GeoTIFF, COG, JPEG 2000, VRT, placed PNG and JPEG in any CRS, with or without STAC items."""
+"""Rasters in a folder or bucket: GeoTIFF, COG, JPEG 2000, VRT, placed PNG and JPEG in any CRS, with or without STAC."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from shapely import STRtree
 
 from store.imagery.catalogue import Catalogue, without_stretch
@@ -18,7 +17,8 @@ from store.imagery.handles import OpenRasters
 from store.imagery.options import LocalOptions, checked
 from store.imagery.scene import Asset, Scene, scenes_table
 from store.imagery.warp import Planes, read_warped
-from utils.errors import BandError, ConfigError, ImageryError, NoImageryError, RasterReadError
+from store.places import is_remote, normalised
+from utils.errors import BandError, ConfigError, ImageryError, NoImageryError
 from utils.footprints import outline_lonlat
 from utils.radiometry import harmonised, stretched
 from utils.scl import checked_scl
@@ -47,7 +47,8 @@ class LocalImagery:
         """Describe the folder; nothing is opened yet.
 
         Args:
-            root: folder searched with all its sub-folders.
+            root: folder searched with all its sub-folders, or URI of an object store (``s3://bucket/prefix``,
+                ``gs://``, ``az://``); on a web server, one raster or STAC item.
             kind: ``vhr`` (uint8 display colours) or ``msi`` (digital numbers of surface reflectance).
             index: file that remembers what rasters say about themselves; ``auto`` is one in the user's cache folder
                 (``AEGIR_CACHE``), None reads every raster's header at each start.
@@ -56,10 +57,11 @@ class LocalImagery:
         Raises:
             ConfigError: the folder does not exist, or an option is unknown or cannot be used.
         """
-        self.root, self.kind = Path(root), kind
+        self.root = normalised(root)
+        self.kind = kind
         if kind not in ("vhr", "msi"):
             raise ConfigError(f"kind is {kind!r}; give vhr or msi")
-        if not self.root.is_dir():
+        if not is_remote(self.root) and not Path(self.root).is_dir():
             raise ConfigError(f"no imagery folder {self.root}; set `{kind}.root` to a folder of GeoTIFFs")
         self.options: LocalOptions = checked(kind, options)
         self._index_asked = index != "auto"
@@ -168,11 +170,8 @@ class LocalImagery:
     def _planes(self, assets: Sequence[Asset], scene: Scene, grid: ChipGrid) -> Planes:
         """Bands of one raster on ``grid``."""
         href = assets[0].href
-        try:
-            return read_warped(self._rasters[href], assets, grid, epsg=scene.epsg, display=self.kind == "vhr")
-        except RasterioError as error:
-            self._rasters.forget(href)
-            raise RasterReadError(f"{href}: cannot be read ({error}); replace or remove the file") from error
+        read = partial(read_warped, assets=assets, grid=grid, epsg=scene.epsg, display=self.kind == "vhr")
+        return self._rasters.read(href, read, alone=is_remote(href) and self._catalogue.is_alone(href))
 
     def _stored(
         self, scene: Scene, band: str, asset: Asset, plane: NDArray[np.generic], there: NDArray[np.bool_]

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from shapely import Geometry, from_wkb, to_wkb
 
 from store.fingerprint import digest
+from store.places import below
 from store.schemas import SCENES
 
 
@@ -138,12 +138,10 @@ def scenes_table(scenes: Sequence[Scene], *, source: str, kind: str, checksum_of
     return pa.Table.from_pylist(rows, schema=SCENES)
 
 
-def unique_ids(scenes: Sequence[Scene], root: Path) -> list[Scene]:
+def unique_ids(scenes: Sequence[Scene], root: str) -> list[Scene]:
     """The scenes, with their place under ``root`` for an id where two share one."""
     counts = Counter(scene.scene_id for scene in scenes)
     return [
-        scene
-        if counts[scene.scene_id] == 1
-        else replace(scene, scene_id=Path(scene.described_in).relative_to(root.resolve()).as_posix())
+        scene if counts[scene.scene_id] == 1 else replace(scene, scene_id=below(scene.described_in, root))
         for scene in scenes
     ]

@@ -9,7 +9,9 @@ from typing import Any
 from shapely import make_valid
 from shapely.geometry import shape
 
+from store.fingerprint import text_of
 from store.imagery.scene import Asset, Scene
+from store.places import folder_of, is_remote, joined, name_of
 from utils.errors import CRSError, ImageryError
 from utils.footprints import cut_at_antimeridian
 from utils.types import S2_L2A_BANDS
@@ -18,10 +20,14 @@ RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
 """Suffixes of rasters; PNG and JPEG assets of an item are its pictures."""
 
 
-def read_item(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file that is a STAC item; None for any other file."""
+def read_item(path: str | Path) -> dict[str, Any] | None:
+    """The content of a JSON file that is a STAC item; None for any other file.
+
+    Raises:
+        RasterReadError: its server does not answer, or refuses.
+    """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(text_of(str(path) if isinstance(path, Path) else path))
     except (ValueError, OSError):
         # any other JSON file may lie beside imagery; it is no STAC item and names no raster
         return None
@@ -30,16 +36,16 @@ def read_item(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def local_assets(item: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Absolute paths of all files on this machine an item names, pictures and metadata included."""
+def named_files(item: Mapping[str, Any], folder: str) -> Iterator[str]:
+    """All files an item names, pictures and metadata included; those of an item of this machine that are on it."""
     assets = item.get("assets")
     for asset in assets.values() if isinstance(assets, dict) else []:
         href = asset.get("href") if isinstance(asset, dict) else None
-        if isinstance(href, str) and "://" not in href:
-            yield str((folder / href).resolve())
+        if isinstance(href, str) and (is_remote(folder) or not is_remote(href)):
+            yield joined(folder, href)
 
 
-def scene_in_item(item_path: Path, item: Mapping[str, Any] | None = None) -> Scene:
+def scene_in_item(item_path: str | Path, item: Mapping[str, Any] | None = None) -> Scene:
     """The scene a STAC item describes; hrefs are resolved against the item's folder.
 
     Args:
@@ -50,13 +56,16 @@ def scene_in_item(item_path: Path, item: Mapping[str, Any] | None = None) -> Sce
         CRSError: the item states no ``proj:epsg`` or ``proj:code``.
         ImageryError: the item lacks a datetime, a geometry or raster assets.
     """
-    item = json.loads(item_path.read_text()) if item is None else item
+    item_path = str(item_path) if isinstance(item_path, Path) else item_path
+    item = json.loads(text_of(item_path)) if item is None else item
     properties = item["properties"]
     when = properties.get("datetime") or properties.get("start_datetime")
     if when is None or item.get("geometry") is None:
         raise ImageryError(f"{item_path}: the STAC item has no datetime or no geometry")
     assets = {
-        band: asset for key, value in item["assets"].items() for band, asset in _bands_of(key, value, item_path.parent)
+        band: asset
+        for key, value in item["assets"].items()
+        for band, asset in _bands_of(key, value, folder_of(item_path))
     }
     if not assets:
         raise ImageryError(f"{item_path}: the STAC item has no raster asset")
@@ -80,11 +89,11 @@ def scene_in_item(item_path: Path, item: Mapping[str, Any] | None = None) -> Sce
         assets=assets,
         cloud_fraction=None if cloud is None else float(cloud) / 100,
         files=tuple(sorted({asset.href for asset in assets.values()})),
-        described_in=str(item_path),
+        described_in=item_path,
     )
 
 
-def _item_epsg(properties: Mapping[str, Any], item_path: Path) -> int:
+def _item_epsg(properties: Mapping[str, Any], item_path: str) -> int:
     code = properties.get("proj:epsg") or str(properties.get("proj:code", "")).removeprefix("EPSG:")
     if not code:
         raise CRSError(f"{item_path}: the STAC item states neither proj:epsg nor proj:code")
@@ -96,16 +105,16 @@ def _utc(when: datetime) -> datetime:
     return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
 
 
-def _bands_of(key: str, asset: Mapping[str, Any], folder: Path) -> list[tuple[str, Asset]]:
+def _bands_of(key: str, asset: Mapping[str, Any], folder: str) -> list[tuple[str, Asset]]:
     """Band names and places of one STAC asset; none for thumbnails and metadata files.
 
     Scale, offset and nodata stand per band in ``raster:bands`` (STAC 1.0), per band in ``bands``, or on the asset
     (STAC 1.1).
     """
     href = str(asset["href"])
-    if not href.lower().endswith(RASTER_SUFFIXES):
+    if not name_of(href).lower().endswith(RASTER_SUFFIXES):
         return []
-    place = href if "://" in href else str((folder / href).resolve())
+    place = joined(folder, href)
     described = asset.get("eo:bands") or asset.get("bands") or [{"name": key}]
     stored = asset.get("raster:bands") or [{}] * len(described)
     names = _item_band_names(key, described)

@@ -29,7 +29,7 @@ def test_checksum_sees_size_head_and_tail(tmp_path):
 def test_places_that_are_no_files_stand_for_themselves(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     assert place_checksum(str(tmp_path / "a")) == checksum(tmp_path / "a")
-    assert place_checksum("s3://bucket/a.tif") == "s3://bucket/a.tif"
+    assert place_checksum("https://example.org/a.tif") == "https://example.org/a.tif"
     gone = place_checksum(str(tmp_path / "b"))
     assert "FileNotFoundError" in gone
     assert str(tmp_path / "b") in gone

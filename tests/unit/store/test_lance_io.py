@@ -185,7 +185,6 @@ def test_read_only_folder_is_refused_before_work(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(StoreNotWritableError, match="PermissionError"):
         lance_io.check_writable(tmp_path / "store")
-    lance_io.check_writable("s3://bucket/store")
 
 
 def test_reads_are_pinned_by_number_and_tag(tmp_path: Path) -> None:
