@@ -82,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.set_defaults(command=function)
 
+    run.add_argument("--engine", help="local, processes or ray; replaces the settings' one")
+    run.add_argument("--workers", type=_positive, metavar="N", help="worker processes (default one per CPU)")
+    run.add_argument("--memory-budget", metavar="SIZE", help="memory for chips, such as 2GB, over all workers")
+    run.add_argument("--fail-fast", action="store_true", help="stop at the first failure; what is done is kept")
+
     context = commands.add_parser("context", help="join the lake's context tables to chips or detections")
     _settings_options(context)
     context.set_defaults(config=Path("context.yaml"))
@@ -175,7 +180,8 @@ def _config(arguments: argparse.Namespace, *, labels_only: bool = False) -> Any:
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
-    changes: dict[str, Any] = {} if arguments.store is None else {"store": arguments.store}
+    told = {name: getattr(arguments, name, None) for name in ("store", "engine", "workers", "memory_budget")}
+    changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
     for text in arguments.set:
         name, sign, value = text.partition("=")
         if not sign:
@@ -239,6 +245,7 @@ def _run(arguments: argparse.Namespace) -> int:
         retry_errors=arguments.retry_errors,
         since_snapshot=arguments.since_snapshot,
         only_stale=arguments.only_stale,
+        fail_fast=arguments.fail_fast,
     )
     left = lineage_commands.stale_after(config) if arguments.only_stale else None
     if arguments.json:

@@ -234,6 +234,7 @@ def _started(config: BuildConfig, build: BuildPlan, run: Run, *, new_failures: i
         chips_pending=len(build.pending),
         chips_failed_before=build.failed_before,
         chips_not_taken=build.not_taken_before,
+        chips_not_taken_before=build.not_taken_before,
         chips_no_longer_planned=build.no_longer_planned,
         prompts_retired=len(build.retirement.prompt_ids),
         chips_retired=len(build.retirement.chips),

@@ -58,7 +58,9 @@ class RunSummary(FlowSummary):
     chips_failed_before: int = 0
     """Chips left out because an earlier run failed on the same inputs; ``--retry-errors`` takes them in."""
     chips_not_taken: int = 0
-    """Background chips that turned out to hold no data."""
+    """Background chips that turned out to hold no data, in this run or before."""
+    chips_not_taken_before: int = 0
+    """Those of them known from an earlier run."""
     chips_no_longer_planned: int = 0
     """Rows of the table that this plan does not ask for and that stay: other days, earlier background draws, imagery
     that is gone."""
@@ -84,6 +86,12 @@ class RunSummary(FlowSummary):
     """Labels, scenes and places refused while planning, known from an earlier run."""
     masks: dict[str, int] = field(default_factory=lambda: {"accept": 0, "review": 0, "reject": 0, "not_in_chip": 0})
     """Masks per verdict."""
+
+    @property
+    def chips_settled(self) -> int:
+        """Chips of this run's that are made, failed, not taken or made by another run: done, of ``chips_pending``."""
+        not_taken = self.chips_not_taken - self.chips_not_taken_before
+        return self.chips_made + self.chips_failed + not_taken + self.chips_made_elsewhere
 
     @property
     def failed(self) -> int:

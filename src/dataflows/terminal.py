@@ -51,7 +51,12 @@ def _bar(*fields: str) -> Progress:
 
 
 def build_with_progress(
-    config: BuildConfig, *, retry_errors: bool = False, since_snapshot: int | None = None, only_stale: bool = False
+    config: BuildConfig,
+    *,
+    retry_errors: bool = False,
+    since_snapshot: int | None = None,
+    only_stale: bool = False,
+    fail_fast: bool = False,
 ) -> RunSummary:
     """Run the build flow under a progress bar of chips: done/total, rate, skipped, failed."""
     with _bar("skipped", "failed") as bar:
@@ -61,8 +66,8 @@ def build_with_progress(
             bar.update(
                 task,
                 total=summary.chips_pending,
-                completed=summary.chips_made + summary.chips_failed,
-                skipped=summary.chips_skipped + summary.chips_failed_before + summary.chips_not_taken,
+                completed=summary.chips_settled,
+                skipped=summary.chips_skipped + summary.chips_failed_before + summary.chips_not_taken_before,
                 failed=summary.failed,
             )
 
@@ -72,6 +77,7 @@ def build_with_progress(
             retry_errors=retry_errors,
             since_snapshot=since_snapshot,
             only_stale=only_stale,
+            fail_fast=fail_fast,
             progress=show,
         )
 
@@ -156,6 +162,10 @@ def print_summary(summary: RunSummary) -> None:
         "masks": ", ".join(f"{count} {verdict}" for verdict, count in summary.masks.items()),
         "partitions": f"{summary.partitions_done} of {summary.partitions}",
     }
+    if summary.partitions_elsewhere:
+        rows["elsewhere"] = f"{summary.chips_made_elsewhere} chips were made by another run meanwhile"
+    if summary.retried:
+        rows["retried"] = f"{summary.retried} times, because the network failed"
     _print_rows(summary, rows)
 
 
@@ -167,7 +177,7 @@ def _print_rows(summary: RunSummary | ContextSummary, rows: dict[str, str]) -> N
     console = _console()
     console.print(table)
     if summary.failed:
-        console.print(f"what failed: python -m store show errors --store {summary.store}", style="yellow")
+        console.print(f"what failed: python -m store errors --store {summary.store}", style="yellow")
 
 
 def print_context_summary(summary: ContextSummary) -> None:

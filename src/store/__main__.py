@@ -1,4 +1,4 @@
-"""Look into a store and after it: ``python -m store tables|show|versions|optimize|clean|tag|restore|copy|upgrade``."""
+"""Look into a store and after it: ``python -m store tables|show|versions|errors|optimize|clean|tag|restore|copy|upgrade``."""
 
 import argparse
 import os
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from store import listing, maintenance_cli, tables_page
+from store.error_groups import error_groups
 from store.lance_io import DEFAULT_STORE
 from store.terminal import console, print_json, version_or_tag
 from utils.errors import AegirError, StoreNotWritableError
@@ -59,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     versions.add_argument("table")
     versions.add_argument("--limit", type=_count, default=20, metavar="N", help="most versions (default %(default)s)")
     versions.set_defaults(command=_versions)
+
+    errors = commands.add_parser("errors", parents=[shared], help="what failed, grouped by cause")
+    errors.add_argument("--run", metavar="ID", help="only what this run met last")
+    errors.add_argument("--node", help="only what this node met")
+    errors.set_defaults(command=_errors)
 
     maintenance_cli.add_commands(commands, shared)
 
@@ -127,6 +133,27 @@ def _versions(arguments: argparse.Namespace) -> None:
         written = info.written_at.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
         table.add_row(str(info.version), written, f"{info.rows:,}", ", ".join(info.tags))
     console().print(table)
+
+
+def _errors(arguments: argparse.Namespace) -> None:
+    found = error_groups(arguments.store, run_id=arguments.run, node=arguments.node)
+    if arguments.json:
+        print_json([asdict(group) | {"latest": group.latest.isoformat()} for group in found])
+        return
+    if not found:
+        console().print("nothing failed")
+        return
+    table = Table("failures", "attempts", "node", "error", "latest (UTC)", "message of the latest", "such as")
+    for column in table.columns[:2]:
+        column.justify = "right"
+    for group in found:
+        when = group.latest.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+        kind = f"{group.error_type} (may pass)" if group.passes else group.error_type
+        counts = (f"{group.failures:,}", str(group.attempts))
+        shown = (group.node, kind, when, group.message, ", ".join(group.examples))
+        table.add_row(*counts, *map(escape, shown))
+    console().print(table)
+    console().print("try them again: python -m dataflows run --retry-errors")
 
 
 def _docs(arguments: argparse.Namespace) -> None:
