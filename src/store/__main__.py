@@ -1,4 +1,4 @@
-"""Look into a store and after it: ``python -m store tables|show|versions|errors|optimize|clean|tag|restore|copy|upgrade``."""
+"""Look into a store and after it: ``python -m store --help`` lists the commands."""
 
 import argparse
 import os

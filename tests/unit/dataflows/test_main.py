@@ -198,7 +198,7 @@ def test_rows_in_errors_are_exit_code_3(region, tmp_path, capsys):
     settings["vhr"] = settings["vhr"] | {"root": str(tmp_path / "vhr")}
     (tmp_path / "flow.yaml").write_text(yaml.safe_dump(settings))
     assert main(["run", "--config", str(tmp_path / "flow.yaml")]) == 3
-    assert "store show errors" in capsys.readouterr().out
+    assert "store errors" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])

@@ -107,7 +107,7 @@ def test_a_summary_counts(shown):
 @pytest.mark.parametrize("store", ["data/lancedb", "data/[old] lancedb", "s3://[/x]"])
 def test_failures_say_where_to_look(shown, store):
     terminal.print_summary(summary(status="failed", chips_failed=2, store=store))
-    assert f"python -m store show errors --store {store}" in shown.getvalue()
+    assert f"python -m store errors --store {store}" in shown.getvalue()
     assert shown.getvalue().count(store) == 2
 
 
