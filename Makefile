@@ -5,12 +5,13 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 export HAMILTON_AUTOLOAD_EXTENSIONS := 0
 
-.PHONY: help venv demo test test-slow check bench lock clean
+.PHONY: help venv demo test test-slow test-nightly check bench lock clean
 
 help:
 	@echo "make demo       one turn of the flywheel on a generated sample region"
 	@echo "make test       checks and tests"
 	@echo "make test-slow  the heavy tests"
+	@echo "make test-nightly  200 kills and what else takes hours"
 	@echo "make check      formatting, lint, types, import rules"
 	@echo "make bench      benchmarks, side by side with peers"
 	@echo "make venv       the environment for development"
@@ -49,10 +50,13 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not nightly"
 
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not nightly"
+
+test-nightly: .venv/.dev
+	KILLS=$${KILLS:-200} $(BIN)/python -m pytest -m nightly -s
 
 bench: .venv/.dev
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
@@ -60,8 +64,8 @@ bench: .venv/.dev
 lock: .venv/.dev
 	@uv=$$(command -v uv || echo $(BIN)/uv); test -x "$$uv" || $(BIN)/python -m pip install --quiet uv; \
 	options="--quiet --universal --no-header --python-version 3.11 --upgrade"; \
-	$$uv pip compile $$options pyproject.toml -o requirements.txt >/dev/null && \
-	$$uv pip compile $$options pyproject.toml --group dev --extra sam -c requirements.txt -o requirements-dev.txt >/dev/null
+	$$uv pip compile $$options pyproject.toml --group dev --extra sam --extra ray -o requirements-dev.txt >/dev/null && \
+	$$uv pip compile $$options pyproject.toml -c requirements-dev.txt -o requirements.txt >/dev/null
 
 clean:
 	rm -rf data/sample data/lancedb data/demo runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
