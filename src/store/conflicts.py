@@ -15,9 +15,8 @@ _LONGEST_S = 5.0
 _WORDS = (
     "commit conflict",
     "preempted by concurrent",
-    "Incompatible transaction",
-    "Too many concurrent writers",
-    "TooMuchWriteContention",
+    "incompatible transaction",
+    "too many concurrent writers",
 )
 
 Result = TypeVar("Result")
@@ -25,7 +24,9 @@ Result = TypeVar("Result")
 
 def is_conflict(error: BaseException) -> bool:
     """Whether ``error`` says that another commit came first, so that the same change can be tried on top of it."""
-    return isinstance(error, (OSError, ValueError, RuntimeError)) and any(words in str(error) for words in _WORDS)
+    return isinstance(error, (OSError, ValueError, RuntimeError)) and any(
+        words in str(error).lower() for words in _WORDS
+    )
 
 
 def retried(commit: Callable[[], Result], *, what: str, attempts: int = ATTEMPTS) -> Result:

@@ -201,10 +201,12 @@ def write_chosen(
 def _merged(uri: str | Path, name: str, dataset: lance.LanceDataset, rows: pa.Table, *, retries: int) -> WriteReceipt:
     if not len(rows):
         return WriteReceipt(table=name, version=dataset.version, inserted=0, updated=0)
-    merge = dataset.merge_insert(primary_key(rows.schema)).when_matched_update_all().when_not_matched_insert_all()
+    # joined through the key's index, Lance does not see the new keys of a racing writer, and both insert them
+    merge = dataset.merge_insert(primary_key(rows.schema)).use_index(False)
+    upsert = merge.when_matched_update_all().when_not_matched_insert_all().conflict_retries(retries)
     try:
         # an upgraded table keeps its old columns first
-        stats: dict[str, Any] = merge.conflict_retries(retries).execute(rows.select(dataset.schema.names))
+        stats: dict[str, Any] = upsert.execute(rows.select(dataset.schema.names))
     except OSError as error:
         raise error if is_conflict(error) else _not_writable(uri, error) from error
     return WriteReceipt(

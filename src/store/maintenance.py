@@ -4,7 +4,7 @@ Every step is a commit of its own, safe beside writers and readers: rows, their 
 that loses a race is planned anew; one that is killed leaves files that ``store.cleaning`` removes later.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,7 +56,7 @@ def optimize(uri: str | Path, table: str, *, dry_run: bool = False) -> Optimized
     before, target = state_of(dataset), target_rows(dataset.schema)
     missing, behind = index_work(dataset, table)
     if dry_run:
-        after = TableState(**{**vars(before), "fragments": len(merged_sizes(_fragments(dataset), target))})
+        after = TableState(**{**vars(before), "fragments": len(merged_sizes(fragment_rows(dataset), target))})
     else:
         lance_io.check_writable(uri)
         if missing or behind:
@@ -99,47 +99,63 @@ def index_work(dataset: lance.LanceDataset, table: str) -> tuple[tuple[str, ...]
 
 
 def merged_sizes(fragments: Iterable[tuple[int, int]], target: int) -> list[int]:
-    """Rows of each fragment after compaction, as Lance merges them.
+    """Rows of each fragment after compaction, in table order, as Lance merges them group by group.
 
-    Neighbours below the target, or with more than a tenth of their rows deleted, are merged until each group reaches
-    the target; what is left over goes to the last group.
+    A group are neighbours below the target, or with more than a tenth of their rows deleted, until it reaches the
+    target; what is too little for another group goes to the last one. Its rows are shared out over as many files as
+    reach the target, which move to the end of the table.
 
     Args:
         fragments: rows left and rows deleted of each fragment, in table order.
         target: rows per fragment.
     """
-    sizes: list[int] = []
-    run: list[tuple[int, int]] = []
-    for rows, deleted in (*fragments, (target, 0)):
-        if rows + deleted < target or deleted > _MOST_DELETED * (rows + deleted):
-            run.append((rows, deleted))
+    now = list(fragments)
+    while group := _first_group(now, target):
+        merged = sum(rows for rows, _ in now[group])
+        del now[group]
+        now += [(rows, 0) for rows in _files(merged, target)]
+    return [rows for rows, _ in now]
+
+
+def _first_group(fragments: Sequence[tuple[int, int]], target: int) -> slice | None:
+    start = 0
+    for end, (rows, deleted) in enumerate((*fragments, (target, 0))):
+        if rows + deleted < target or _mostly_deleted(rows, deleted):
             continue
-        sizes += _merged_run([size for size, _ in run], target)
-        run = []
-        sizes.append(rows)
-    return sizes[:-1]
+        if end - start > 1 or (end - start == 1 and _mostly_deleted(*fragments[start])):
+            return slice(start, _group_end([size for size, _ in fragments[start:end]], target) + start)
+        start = end + 1
+    return None
 
 
-def _merged_run(sizes: list[int], target: int) -> list[int]:
-    groups: list[int] = []
-    rows = 0
-    for k, size in enumerate(sizes):
-        rows += size
-        if rows >= target and sum(sizes[k + 1 :]) >= target:
-            groups.append(rows)
-            rows = 0
-    return [size for size in (*groups, rows) if size]
+def _files(rows: int, target: int) -> list[int]:
+    """Rows per file of one merged group: as many files as the target fits in whole, of equal size."""
+    files = max(1, rows // target)
+    least, more = divmod(rows, files)
+    return [least + (k < more) for k in range(files)] if rows else []
 
 
-def _fragments(dataset: lance.LanceDataset) -> list[tuple[int, int]]:
+def _mostly_deleted(rows: int, deleted: int) -> bool:
+    return deleted > _MOST_DELETED * (rows + deleted)
+
+
+def _group_end(sizes: Sequence[int], target: int) -> int:
+    full = next((k for k in range(1, len(sizes)) if sum(sizes[:k]) >= target), len(sizes))
+    return full if sum(sizes[full:]) >= target else len(sizes)
+
+
+def fragment_rows(dataset: lance.LanceDataset) -> list[tuple[int, int]]:
+    """Rows left and rows deleted of each fragment, in table order."""
     found = [fragment.metadata for fragment in dataset.get_fragments()]
     return [(int(one.num_rows), int(one.num_deletions)) for one in found]
 
 
 def _compact(uri: str | Path, table: str, target: int) -> None:
-    """Merge group by group, each in a commit of its own; what writers add meanwhile waits for the next call."""
-    groups = _plan(lance_io.open_table(uri, table), target).num_tasks()
-    for _ in range(groups):
+    """Merge group by group, each in a commit of its own, at most as often as there are fragments now.
+
+    Every merge leaves fewer, so that the end is reached unless writers keep adding: theirs wait for the next call.
+    """
+    for _ in range(len(lance_io.open_table(uri, table).get_fragments())):
         if not retried(lambda: _merge_one_group(uri, table, target), what=f"compaction of {table!r}"):
             break
 

@@ -91,3 +91,19 @@ def race(uri: str, table: str, keys: int, writes: int, writer: int, start: Barri
         lance_io.write(
             uri, table, data.set_column(data.column_names.index("run_id"), data.schema.field("run_id"), mark)
         )
+
+
+def race_in_turns(uri: str, table: str, turns: int, start: Barrier) -> None:
+    """Upsert new keys, the same as the other processes at the same time, turn by turn."""
+    for turn in range(turns):
+        data = rows_for(table, 20, first=1000 + 20 * turn)
+        start.wait()
+        lance_io.write(uri, table, data)
+
+
+def race_to_create(uri: str, turns: int, writer: int, start: Barrier) -> None:
+    """Make a store of its own each turn, with a row nobody else writes, at the same time as the other processes."""
+    for turn in range(turns):
+        data = rows_for("prompts", 1, first=writer)
+        start.wait()
+        lance_io.write(f"{uri}/{turn}", "prompts", data)

@@ -1,5 +1,6 @@
 """The write door and what may not pass it; pinned reads; racing writers."""
 
+import importlib
 import multiprocessing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 
 from store import lance_io
 from store.schemas import SPLITS, TABLES, schema_for
-from support.store_rows import SMALL, race, rows_for
+from support.store_rows import SMALL, race, race_in_turns, race_to_create, rows_for
 from utils.errors import (
     AegirError,
     SchemaError,
+    StoreConflictError,
     StoreError,
     StoreNotWritableError,
     TableNotFoundError,
@@ -259,19 +261,68 @@ def test_indexes_are_made_once_and_kept_up(tmp_path: Path) -> None:
     assert sorted(found["uuid"].to_pylist()) == ["key-1", "key-8"]
 
 
-def test_racing_processes_leave_one_row_per_key(tmp_path: Path) -> None:
-    """Two processes make the same new store and upsert the same keys at the same time."""
-    keys, writes = 25, 4
+def at_once(target: Any, arguments: list[tuple[Any, ...]]) -> None:
+    """Run ``target`` in one spawned process per tuple, each with a barrier as last argument; all must end well."""
     context = multiprocessing.get_context("spawn")
-    start = context.Barrier(2)
-    workers = [
-        context.Process(target=race, args=(str(tmp_path), "prompts", keys, writes, writer, start)) for writer in (0, 1)
-    ]
+    start = context.Barrier(len(arguments))
+    workers = [context.Process(target=target, args=(*some, start)) for some in arguments]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert [worker.exitcode for worker in workers] == [0] * len(workers)
+
+
+def test_racing_creation_has_one_winner_and_loses_no_row(tmp_path: Path) -> None:
+    at_once(race_to_create, [(str(tmp_path), 12, writer) for writer in range(3)])
+    for turn in range(12):
+        dataset = lance_io.open_table(tmp_path / str(turn), "prompts")
+        assert sorted(dataset.to_table(columns=["prompt_id"])["prompt_id"].to_pylist()) == ["key-0", "key-1", "key-2"]
+        assert [lance_io.open_table(tmp_path / str(turn), "prompts", 1).count_rows(), dataset.version] == [0, 4]
+
+
+def test_racing_upserts_of_new_keys_leave_one_row_per_key_where_the_key_is_indexed(tmp_path: Path) -> None:
+    """Lance's join through the index lets both writers insert the same key."""
+    lance_io.write(tmp_path, "prompts", rows_for("prompts", 50))
+    lance_io.refresh_indexes(tmp_path, "prompts")
+    at_once(race_in_turns, [(str(tmp_path), "prompts", 8)] * 3)
+    found = lance_io.scan(tmp_path, "prompts", ["prompt_id"])["prompt_id"].to_pylist()
+    assert len(found) == len(set(found)) == 50 + 8 * 20
+
+
+def test_a_write_that_loses_every_race_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lance_io.write(tmp_path, "prompts", rows_for("prompts"))
+    monkeypatch.setattr("store.conflicts.time.sleep", lambda _: None)
+
+    def lost(*_: object) -> None:
+        raise OSError("Retryable commit conflict for version 3: This Update transaction was preempted")
+
+    monkeypatch.setattr(importlib.import_module("lance.dataset").MergeInsertBuilder, "execute", lost)
+    with pytest.raises(StoreConflictError, match="a write of 3 rows to 'prompts'"):
+        lance_io.write(tmp_path, "prompts", rows_for("prompts"))
+
+
+def test_indexes_that_lose_every_race_are_left_to_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lance_io.write(tmp_path, "prompts", rows_for("prompts"))
+    monkeypatch.setattr("store.conflicts.time.sleep", lambda _: None)
+
+    def lost(*_: object, **__: object) -> None:
+        raise OSError("Retryable commit conflict for version 3: This CreateIndex transaction was preempted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lance.LanceDataset, "create_scalar_index", lost)
+        assert not lance_io.refresh_indexes(tmp_path, "prompts")
+    assert lance_io.refresh_indexes(tmp_path, "prompts")
+    with pytest.raises(TableNotFoundError):
+        lance_io.refresh_indexes(tmp_path, "masks")
+
+
+def test_racing_processes_leave_one_row_per_key(tmp_path: Path) -> None:
+    """Two processes make the same new store and upsert the same keys at the same time."""
+    keys, writes = 25, 4
+    at_once(race, [(str(tmp_path), "prompts", keys, writes, writer) for writer in (0, 1)])
     found = lance_io.scan(tmp_path, "prompts", ["prompt_id", "run_id"]).to_pylist()
     assert sorted(row["prompt_id"] for row in found) == sorted(f"key-{k}" for k in range(keys))
     # whoever came last wrote every row in one commit
