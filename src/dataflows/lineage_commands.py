@@ -99,8 +99,8 @@ def print_stale(report: StaleReport) -> None:
         line(f"{row['uuid']}  {', '.join(row['stages'])}")
     if report.schema_version != SCHEMA_VERSION:
         line(
-            f"the table has schema version {report.schema_version}, this is {SCHEMA_VERSION}: rows can be read, and not "
-            "made again before it is upgraded"
+            f"the table has schema version {report.schema_version}, this is {SCHEMA_VERSION}: rows can be read, and "
+            "made again once it is upgraded"
         )
     elif report.stale:
         line("make them again: python -m dataflows run --only-stale")

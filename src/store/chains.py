@@ -116,7 +116,8 @@ class _Moment:
 
 def _times(table: lance.LanceDataset) -> dict[int, datetime]:
     """Version → when it was committed."""
-    return {int(found["version"]): found["timestamp"] for found in table.versions()}
+    listed: list[dict[str, Any]] = table.versions()
+    return {found["version"]: found["timestamp"] for found in listed}
 
 
 def _chip_chain(moment: _Moment, chip: dict[str, Any]) -> dict[str, Any]:

@@ -1,176 +1,30 @@
 """Recipes change with what shapes rows and with nothing else; explain finds one chip or says why not."""
 
 import json
-import sys
+import platform
 from datetime import UTC, datetime
-from itertools import count
 
 import pytest
 
-from store import lance_io, lineage
+from store import lance_io
 from store.fingerprint import digest
-from store.lineage import Run, explain, module_code, package_versions, recipe, stage_code
+from store.lineage import Run, explain, package_versions, recipe, table_versions
 from store.schemas import RUNS, SCHEMA_VERSION
 from support.store_rows import SMALL, replaced, rows_for
-from utils.errors import AegirError, ConfigError, TableNotFoundError
+from utils.errors import AegirError, TableNotFoundError
 
-NUMBERS = count()
-BASE = '''"""A module."""
-
-import math
-
-LIMIT = 3
-
-
-def helper(x: float) -> float:
-    """Half of it."""
-    return x / 2
-
-
-class Thing:
-    """A thing."""
-
-    def size(self) -> float:
-        """Its size."""
-        return helper(LIMIT) + math.pi
-'''
-
-
-@pytest.fixture
-def module(tmp_path, monkeypatch):
-    """Writes source as a fresh module and returns its name."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def made(source: str) -> str:
-        name = f"lineage_case_{next(NUMBERS)}"
-        (tmp_path / f"{name}.py").write_text(source)
-        return name
-
-    return made
-
-
-SAME = {
-    "comments": BASE.replace("LIMIT = 3", "# how many\nLIMIT = 3  # three"),
-    "docstrings": BASE.replace('"""A module."""', '"""Another text\n\nover lines.\n"""')
-    .replace('"""Half of it."""', '"""x / 2."""')
-    .replace('    """A thing."""\n', ""),
-    "layout": BASE.replace("    return x / 2", "    return (\n        x\n        / 2\n    )").replace(
-        "\n\n\n", "\n\n\n\n\n"
-    ),
-    "quotes and number bases": BASE.replace("LIMIT = 3", "LIMIT = 0x3"),
-}
-OTHER = {
-    "a helper": BASE.replace("x / 2", "x / 4"),
-    "a constant": BASE.replace("LIMIT = 3", "LIMIT = 4"),
-    "an int that becomes a float": BASE.replace("LIMIT = 3", "LIMIT = 3.0"),
-    "a default": BASE.replace("x: float)", "x: float = 1.0)"),
-    "a decorator": BASE.replace("def helper", "@staticmethod\ndef helper"),
-    "a name": BASE.replace("helper", "halved"),
-    "a method": BASE.replace("+ math.pi", "- math.pi"),
-    "a string that is no docstring": BASE.replace("LIMIT = 3", 'LIMIT = "3"'),
-    "an import": BASE.replace("import math", "import cmath as math"),
-}
-
-
-@pytest.mark.parametrize("what", SAME)
-def test_text_and_layout_do_not_count(module, what):
-    assert SAME[what] != BASE
-    assert module_code(module(SAME[what])) == module_code(module(BASE))
-
-
-@pytest.mark.parametrize("what", OTHER)
-def test_whatever_computes_counts(module, what):
-    assert OTHER[what] != BASE
-    assert module_code(module(OTHER[what])) != module_code(module(BASE))
-
-
-def test_docstrings_of_async_functions_do_not_count_either(module):
-    with_text = 'async def f():\n    """Text."""\n    return 1\n'
-    assert module_code(module(with_text)) == module_code(module("async def f():\n    return 1\n"))
-
-
-def test_a_function_of_text_alone_is_not_lost(module):
-    assert module_code(module('def f():\n    """Text."""\n')) != module_code(module("x = 1\n"))
-
-
-def test_an_unknown_module_is_refused():
-    with pytest.raises(ConfigError, match="no_such_module"):
-        module_code("no_such_module")
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """Modules under names the recipe counts as ours."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(lineage, "OURS", (*lineage.OURS, "toypkg"))
-    folder = tmp_path / "toypkg"
-
-    def made(**sources: str) -> None:
-        folder.mkdir(exist_ok=True)
-        for name, text in ({"__init__": ""} | sources).items():
-            (folder / f"{name}.py").write_text(text)
-        for name in [name for name in sys.modules if name.split(".")[0] == "toypkg"]:
-            del sys.modules[name]
-        for cached in (module_code, stage_code, lineage._is_module):
-            cached.cache_clear()
-
-    yield made
-    for name in [name for name in sys.modules if name.split(".")[0] == "toypkg"]:
-        del sys.modules[name]
-    for cached in (module_code, stage_code, lineage._is_module):
-        cached.cache_clear()
-
-
-CHAIN = {
-    "top": "from toypkg.middle import f\n\n\ndef g():\n    return f()\n",
-    "middle": "def f():\n    from toypkg import deep\n    return deep.VALUE\n",
-    "deep": "import toypkg.loop\nVALUE = 1\n",
-    "loop": "import toypkg.deep\n",
-    "apart": "VALUE = 9\n",
-}
-
-
-def test_imports_are_followed_to_the_end_even_in_circles(package):
-    package(**CHAIN)
-    assert set(stage_code(("toypkg.top",))) == {"toypkg", "toypkg.top", "toypkg.middle", "toypkg.deep", "toypkg.loop"}
-
-
-def test_a_constant_far_down_changes_the_recipe(package):
-    package(**CHAIN)
-    before = recipe(["toypkg.top"], {})
-    package(**CHAIN | {"deep": CHAIN["deep"].replace("VALUE = 1", "VALUE = 2")})
-    changed = recipe(["toypkg.top"], {})
-    package(**CHAIN | {"apart": "VALUE = 10\n"})
-    untouched = recipe(["toypkg.top"], {})
-    assert before != changed
-    assert before == untouched
-
-
-@pytest.mark.parametrize("how", ["from . import deep", "from .deep import VALUE", "from toypkg import deep"])
-def test_relative_imports_are_imports(package, how):
-    package(top=f"{how}\n", deep="VALUE = 1\n")
-    assert "toypkg.deep" in stage_code(("toypkg.top",))
-
-
-def test_the_build_stages_see_their_helpers():
-    found = set(stage_code(("dataflows.sam_mask_factory", "dataflows.chip_plan")))
-    wanted = {
-        "utils.refinement", "utils.quality", "utils.geo", "utils.lattice", "utils.cells", "utils.split",
-        "utils.prompts", "dataflows._coverage", "dataflows._chips",
-    }  # fmt: skip
-    assert found >= wanted
-    assert not found & {"store.schemas", "store.lance_io", "utils.errors", "utils", "dataflows"}
-    assert not {name.split(".")[0] for name in found} - {"utils", "store", "dataflows"}
+CODE = {"utils.area": {"area_fractions": "1"}}
 
 
 def test_a_recipe_is_its_code_settings_and_upstream():
-    modules = ("utils.indices",)
-    base = recipe(modules, {"a": 1, "b": 2})
-    assert base == recipe(list(modules), {"b": 2, "a": 1})
-    assert len({base, recipe(modules, {"a": 1, "b": 3}), recipe(("utils.area",), {"a": 1, "b": 2})}) == 3
-    assert len({base, recipe(modules, {"a": 1, "b": 2}, "x"), recipe(modules, {"a": 1, "b": 2}, "x", "y")}) == 3
-    assert recipe(modules, {}, "x", "y") != recipe(modules, {}, "y", "x")
-    assert base == digest([SCHEMA_VERSION, stage_code(modules), {"a": 1, "b": 2}, []])
+    base = recipe(CODE, {"a": 1, "b": 2})
+    assert base == recipe(CODE, {"b": 2, "a": 1})
+    other = {"utils.area": {"area_fractions": "2"}}
+    assert len({base, recipe(CODE, {"a": 1, "b": 3}), recipe(other, {"a": 1, "b": 2})}) == 3
+    assert len({base, recipe(CODE, {"a": 1, "b": 2}, "x"), recipe(CODE, {"a": 1, "b": 2}, "x", "y")}) == 3
+    assert recipe(CODE, {}, "x", "y") != recipe(CODE, {}, "y", "x")
+    assert base == digest([SCHEMA_VERSION, CODE, {"a": 1, "b": 2}, []])
+    assert recipe(CODE, {"bands": ("a", "b")}) == recipe(CODE, {"bands": ["a", "b"]})
 
 
 def test_versions_name_what_shapes_rows():
@@ -179,6 +33,7 @@ def test_versions_name_what_shapes_rows():
     found = package_versions()
     assert found["numpy"] == version("numpy")
     assert found["rasterio"] == version("rasterio")
+    assert found["python"] == platform.python_version()
     assert "not installed" not in set(found.values()) - {found.get("apache-hamilton")}
 
 
@@ -271,6 +126,9 @@ def test_explain_says_what_is_missing_rather_than_failing(store):
         ("a", "more than one chip"),
         ("cccc", "no chip"),
         ("aaaa1111-0000-0000", "no chip"),
+        ("mask", "is no chip id"),
+        ("aaaa1111@", "names no version"),
+        ("@3", "is no chip id"),
         ("", "is no chip id"),
         ("%", "is no chip id"),
         ("aaaa_111", "is no chip id"),
@@ -285,6 +143,21 @@ def test_explain_says_what_is_missing_rather_than_failing(store):
 def test_explain_refuses_what_names_no_single_chip(store, asked, words):
     with pytest.raises(AegirError, match=words):
         explain(store, asked)
+
+
+def test_explain_at_a_version_that_is_not_there(store):
+    assert explain(store, f"{IDS[0]}@2")["version"] == 2
+    with pytest.raises(TableNotFoundError, match="version 99"):
+        explain(store, f"{IDS[0]}@99")
+    with pytest.raises(TableNotFoundError, match="version 'nosuch'"):
+        explain(store, f"{IDS[0]}@nosuch")
+
+
+def test_versions_of_the_tables_a_store_holds(store, tmp_path):
+    found = table_versions(store)
+    assert set(found) == {"training_data", "prompts", "masks", "scenes", "runs"}
+    assert found["prompts"] == lance_io.open_table(store, "prompts").version
+    assert table_versions(tmp_path) == {}
 
 
 def test_explain_an_empty_place(tmp_path):
