@@ -15,6 +15,8 @@ from store.dataset_manifests import stated_manifests
 from store.ducklake_labels import LabelTable
 from store.fingerprint import digest
 from store.lance_io import DEFAULT_STORE
+from store.places import normalised
+from store.storage_options import checked, table_store, use
 from utils.deduplication import DeduplicationRule
 from utils.errors import ConfigError
 from utils.types import S2_L2A_BANDS, ChipProfile
@@ -22,7 +24,7 @@ from utils.types import S2_L2A_BANDS, ChipProfile
 _NOT_IN_ROWS = {
     "store", "catalog", "snapshot", "labels", "vhr", "msi", "vhr_acquired", "aoi_bbox_lonlat", "truth", "commit_every",
     "aoi", "installed", "keep_undated", "datasets", "manifest", "deduplication",
-    "background_near_ratio", "background_far_ratio", "max_label_m",
+    "background_near_ratio", "background_far_ratio", "max_label_m", "storage_options",
     "engine", "workers", "ray_address", "memory_budget", "lease_s", "network_retries", "network_wait_s",
 }  # fmt: skip
 _PATHS = ("truth", "manifest")
@@ -41,7 +43,9 @@ class BuildConfig:
     msi: Mapping[str, Any] | None = None
     """Likewise for multispectral imagery; None builds a table without multispectral chips."""
     store: str = DEFAULT_STORE
-    """LanceDB store the tables go to."""
+    """LanceDB store the tables go to: a folder, or a URI such as ``s3://bucket/prefix``."""
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    """How object stores are reached, see docs/object_stores.md; what is secret in it never shows."""
     snapshot: int | None = None
     """Snapshot of the catalogue; None is the newest."""
     aoi_bbox_lonlat: tuple[float, float, float, float] | None = None
@@ -122,11 +126,26 @@ class BuildConfig:
     """GeoJSON of true polygons, where a region has them; read by the report alone."""
 
     def __post_init__(self) -> None:
-        """Refuse values no flow could run with; passwords leave the settings here."""
+        """Refuse values no flow could run with; passwords leave the settings here, other secrets are sealed."""
         if self.catalog is not None:
             object.__setattr__(self, "catalog", sealed(self.catalog))
+        object.__setattr__(self, "storage_options", checked(self.storage_options))
+        object.__setattr__(self, "store", table_store(self.store))
+        for name in ("vhr", "msi"):
+            if (section := getattr(self, name)) and isinstance(section.get("root"), str):
+                object.__setattr__(self, name, {**section, "root": normalised(section["root"])})
+        self._use_storage_options()
         self._check_ranges()
         self._check_places()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A process that is handed the settings can reach their places."""
+        self.__dict__.update(state)
+        self._use_storage_options()
+
+    def _use_storage_options(self) -> None:
+        roots = [section.get("root") for section in (self.vhr, self.msi) if section]
+        use(self.storage_options, [self.store, *(root for root in roots if isinstance(root, str))])
 
     def _check_ranges(self) -> None:
         positive = ("chip_px", "gsd_m", "msi_px", "point_box_m", "max_label_m", "commit_every", "lease_s")
@@ -259,7 +278,7 @@ def from_mapping(values: Mapping[str, Any]) -> BuildConfig:
         ):
             raise ConfigError(f"{name} needs a `source`, such as {{source: local, root: folder}}; got {section!r}")
     for name, f in known.items():
-        if name in given and name not in ("labels", "vhr", "msi"):
+        if name in given and name not in ("labels", "vhr", "msi", "storage_options"):
             given[name] = field_value(name, given[name], f.type)
     return BuildConfig(**given)
 

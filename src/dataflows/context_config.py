@@ -11,6 +11,7 @@ from store.context_targets import TargetTable
 from store.ducklake_context import ContextTable
 from store.fingerprint import digest
 from store.lance_io import DEFAULT_STORE
+from store.storage_options import checked, table_store, use
 from utils.errors import ConfigError
 
 
@@ -23,7 +24,9 @@ class ContextConfig:
     context: tuple[ContextTable, ...]
     """Context tables of the catalogue, their columns and search distances."""
     store: str = DEFAULT_STORE
-    """LanceDB store: where the targets are and the rows go to."""
+    """LanceDB store: where the targets are and the rows go to; a folder, or a URI such as ``s3://bucket/prefix``."""
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    """How an object store is reached, see docs/object_stores.md; what is secret in it never shows."""
     targets: TargetTable = field(default_factory=TargetTable)
     """Table of chips or detections: ``table``, ``id``, and ``geometry`` or ``lon`` and ``lat``."""
     snapshot: int | None = None
@@ -38,6 +41,9 @@ class ContextConfig:
     def __post_init__(self) -> None:
         """Refuse values no flow could run with; a password in ``catalog`` stays in memory only."""
         object.__setattr__(self, "catalog", sealed(self.catalog))
+        object.__setattr__(self, "storage_options", checked(self.storage_options))
+        object.__setattr__(self, "store", table_store(self.store))
+        use(self.storage_options, [self.store])
         problems = []
         if not self.store or not self.catalog:
             problems.append("store and catalog must name places")
@@ -56,6 +62,11 @@ class ContextConfig:
                 problems.append(f"aoi_bbox_lonlat {self.aoi_bbox_lonlat} is not west, south, east, north in degrees")
         if problems:
             raise ConfigError("; ".join(problems))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A process that is handed the settings can reach their store."""
+        self.__dict__.update(state)
+        use(self.storage_options, [self.store])
 
     @property
     def context_config(self) -> str:

@@ -7,7 +7,7 @@ environment before the defaults here. Where neither names credentials, each libr
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -82,7 +82,7 @@ _UNITS: Final = {"ms": 0.001, "m": 60.0, "min": 60.0, "minute": 60.0, "minutes":
 _told: dict[str, dict[str, str]] = {}
 
 
-def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+def checked(options: object) -> dict[str, Any]:
     """Storage options as settings hold them: known names, values as text, secrets sealed.
 
     Args:
@@ -92,22 +92,44 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a name is unknown, or a value is no text, number or truth value.
     """
+    if not isinstance(options, Mapping):
+        raise ConfigError("storage_options is a mapping of option names to values (docs/object_stores.md)")
     if any(is_remote(name) for name in options):
         return {normalised(name): _checked_flat(value, name) for name, value in options.items()}
     return _checked_flat(options, "storage_options")
 
 
-def use(options: Mapping[str, Any], places: list[str]) -> None:
-    """Reach these places with these options from now on, in this process.
+def use(options: Mapping[str, Any], places: Iterable[str]) -> None:
+    """Reach these places with these options from now on, in this process; without options nothing changes.
 
     Args:
         options: as :func:`checked` made them.
         places: where options without a prefix apply: to the buckets these are in. Paths are passed over.
     """
+    if not options:
+        return
     stores = [remote_place(place) for place in places if is_remote(place) and not is_web(place)]
     by_prefix = any(is_remote(name) for name in options)
     for prefix in options if by_prefix else {f"{place.scheme}://{place.bucket}" for place in stores}:
         _told[prefix] = dict(options[prefix] if by_prefix else options)
+
+
+def table_store(uri: str) -> str:
+    """The place of a store of tables as settings hold it.
+
+    Raises:
+        ConfigError: it is a URI that cannot be one.
+    """
+    place = normalised(uri)
+    if not is_remote(place):
+        return place
+    if is_web(place):
+        raise ConfigError(f"{place}: tables cannot be on a web server; give a folder or s3://bucket/prefix")
+    odd = sorted(set("%?#") & set(place))
+    if odd:
+        # Lance takes the first for an escape and cuts the URI at the others: the tables would be elsewhere
+        raise ConfigError(f"{place}: the characters {' '.join(odd)} cannot be in the place of a store; choose another")
+    return place
 
 
 def storage_options(uri: str) -> dict[str, str] | None:
@@ -116,13 +138,10 @@ def storage_options(uri: str) -> dict[str, str] | None:
     Raises:
         ConfigError: a ``${NAME}`` is not in the environment, or the URI is none of an object store.
     """
-    if not is_remote(uri):
+    place = table_store(uri)
+    if not is_remote(place):
         return None
-    options = effective_options(uri)
-    odd = sorted(set("%?#") & set(uri))
-    if odd:
-        # Lance takes the first for an escape and cuts the URI at the others: the tables would be elsewhere
-        raise ConfigError(f"{uri}: the characters {' '.join(odd)} cannot be in the place of a store; choose another")
+    options = effective_options(place)
     return options | {
         name: f"{round(seconds(options[name]) * 1000)}ms" for name in ("connect_timeout", "request_timeout")
     }

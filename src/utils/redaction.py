@@ -17,6 +17,11 @@ _IN_QUERY = re.compile(
     r"(?P<before>[?&;][^\s=&#'\"]*(?:sig|token|key|secret|passw|credential|auth)[^\s=&#'\"]*=)(?P<secret>[^\s&#'\"<>,;)]+)",
     re.IGNORECASE,
 )
+_OPTION = re.compile(
+    r"(?P<before>(?:secret_access_key|access_key_id|session_token|account_key|access_key|sas_key|sas_token|client_secret|"
+    r"service_account_key)['\"]?\s*[:=]\s*['\"]?)(?P<secret>(?!\$\{)[^\s'\",;}]+)",
+    re.IGNORECASE,
+)
 _known: set[str] = set()
 
 
@@ -69,7 +74,7 @@ def redacted(text: str) -> str:
     for secret in sorted(_known, key=len, reverse=True):
         if secret in text:
             text = text.replace(secret, HIDDEN)
-    return _hidden(text)
+    return _OPTION.sub(lambda found: found["before"] + HIDDEN, _hidden(text))
 
 
 def _hidden(text: str) -> str:
