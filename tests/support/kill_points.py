@@ -23,14 +23,17 @@ from types import FrameType
 from typing import Any
 
 OURS = ("utils", "store", "training", "dataflows")
-TABLE_DOORS = ("write", "mark", "delete", "refresh_indexes")
-"""Functions of ``store.lance_io`` whose second argument is a table."""
+TABLE_DOORS = {
+    "store.lance_io": ("write", "write_chosen", "mark", "delete", "refresh_indexes"),
+    "store.fragments": ("stage", "commit", "commit_if_empty"),
+}
+"""Functions by module whose second argument is a table; those that are not there are no points."""
 OBJECT_DOORS = {
     ("store.lineage", "Run"): ("record",),
-    ("store.commit_buffer", "CommitBuffer"): ("add", "flush"),
+    ("store.commit_buffer", "CommitBuffer"): ("add", "take", "flush"),
     ("store.context_buffer", "ContextBuffer"): ("add", "flush"),
 }
-"""Methods by module and class; those a version lacks are no points."""
+"""Likewise methods by module and class."""
 LANCE_COMMITS = {
     ("lance", None): ("write_dataset",),
     ("lance.fragment", None): ("write_fragments",),
@@ -82,6 +85,8 @@ MANNERS: dict[str, Callable[[], None]] = {
     "Ctrl-C twice": _ctrl_c,
 }
 """Manner → what does it. The second Ctrl-C comes at the next point."""
+HOLDS: dict[str, Callable[[], None]] = {"SIGSTOP": _by_signal(signal.SIGSTOP)}
+"""What holds a run where it is until it is told to go on."""
 HARD = frozenset({"exit", "SIGKILL"})
 """Manners that leave a run no moment to put anything in order."""
 
@@ -102,23 +107,26 @@ class Watch:
 
     def install(self) -> None:
         """Wrap the doors and what commits, and every name of ours that stands for one of them."""
-        lance_io = import_module("store.lance_io")
-        for name in TABLE_DOORS:
-            self._wrap(lance_io, name, lambda arguments, named: str(named.get("name") or arguments[1]))
-        for (module, owner), names in {**OBJECT_DOORS, **LANCE_COMMITS}.items():
-            try:
-                holder = import_module(module)
-            except ModuleNotFoundError:
-                continue
-            holder = getattr(holder, owner, None) if owner else holder
+        for module, names in TABLE_DOORS.items():
             for name in names:
-                if hasattr(holder, name):
-                    self._wrap(holder, name, lambda _, __: "")
+                self._wrap(module, None, name, lambda arguments, named: str(named.get("name") or arguments[1]))
+        for (module, owner), names in {**OBJECT_DOORS, **LANCE_COMMITS}.items():
+            for name in names:
+                self._wrap(module, owner, name, lambda _, __: "")
 
-    def _wrap(self, holder: Any, name: str, table_of: Callable[[tuple[Any, ...], dict[str, Any]], str]) -> None:
-        original = getattr(holder, name)
-        is_lance = holder.__module__.startswith("lance") if isinstance(holder, type) else "lance" in holder.__name__[:5]
-        label = f"{holder.__name__}.{name}" if isinstance(holder, type) else name
+    def _wrap(
+        self,
+        module: str,
+        owner: str | None,
+        name: str,
+        table_of: Callable[[tuple[Any, ...], dict[str, Any]], str],
+    ) -> None:
+        holder = _holder(module, owner)
+        original = getattr(holder, name, None)
+        if original is None:
+            return
+        is_lance = module.split(".")[0] == "lance"
+        label = f"{owner}.{name}" if owner else name
         lines = [] if is_lance else _lines_of(original)
 
         @wraps(original)
@@ -137,10 +145,10 @@ class Watch:
 
         static = isinstance(vars(holder).get(name), staticmethod)
         setattr(holder, name, staticmethod(watched) if static else watched)
-        for module in [module for key, module in sys.modules.items() if key.split(".")[0] in OURS]:
-            for alias, value in list(vars(module).items()):
+        for user in [found for key, found in sys.modules.items() if key.split(".")[0] in OURS]:
+            for alias, value in list(vars(user).items()):
                 if value is original:
-                    setattr(module, alias, watched)
+                    setattr(user, alias, watched)
 
     @contextmanager
     def _call(self, label: str) -> Iterator[tuple[str, int]]:
@@ -158,6 +166,11 @@ class Watch:
         """Tell which unit of work is handed to a buffer."""
         if label == "CommitBuffer.add" and "partition" in named:
             self.tell(partition=named["partition"])
+        elif label == "CommitBuffer.take":
+            rows = arguments[1]
+            uuids = {key for part in rows.staged for key in part.keys}  # noqa: SIM118 - a field
+            uuids |= {uuid for table in rows.samples for uuid in table["uuid"].to_pylist()}
+            self.tell(uuids=sorted(uuids), partitions=sorted({failure.partition for failure in rows.failures}))
         elif label == "ContextBuffer.add" and len(arguments[1]):
             self.tell(partition=arguments[1]["partition"][0].as_py())
 
@@ -172,7 +185,7 @@ class Watch:
         twice = self._kill.manner == "Ctrl-C twice" and not self._again
         self.tell(killed=asdict(point), manner=self._kill.manner)
         self._again = twice
-        MANNERS[self._kill.manner]()
+        (MANNERS | HOLDS)[self._kill.manner]()
         # the signal's handler runs between two instructions of the main thread
         time.sleep(0)
 
@@ -235,6 +248,14 @@ class Watch:
             yield
         finally:
             sys.settrace(None)
+
+
+def _holder(module: str, owner: str | None) -> Any:
+    try:
+        holder = import_module(module)
+    except ModuleNotFoundError:
+        return None
+    return getattr(holder, owner, None) if owner else holder
 
 
 def _lines_of(function: Callable[..., Any]) -> list[int]:

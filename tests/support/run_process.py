@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from support.kill_points import Kill, Watch, events_of
 
 TESTS = Path(__file__).parents[1]
@@ -27,6 +29,8 @@ PATIENCE_S = 120.0
 def run_cli(arguments: Sequence[str], folder: str, kill: Kill | None) -> None:
     """What the process does: the command line with its output in files, watched."""
     os.setsid()
+    # a shell starts background jobs with it ignored, and so would all that they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, number)
@@ -100,11 +104,6 @@ class RunProcess:
         """Whether it reached the point it was to be killed at."""
         return any("killed" in event for event in self.events)
 
-    @property
-    def partitions(self) -> list[int]:
-        """Partitions whose rows it handed to the buffer."""
-        return [event["partition"] for event in self.events if "partition" in event]
-
     def wait(self, seconds: float = PATIENCE_S) -> int:
         """Its exit code once it ended; minus the signal's number when one ended it.
 
@@ -134,6 +133,20 @@ class RunProcess:
             time.sleep(0.002)
         raise TimeoutError(f"the run {self.arguments} told no {key!r}:\n{self.output}")
 
+    def wait_until_held(self) -> None:
+        """Wait until it stands still where it was to be held.
+
+        Raises:
+            TimeoutError: it does not get there.
+        """
+        self.wait_for("killed")
+        while psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.002)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def send(self, manner: str, *, target: str = "driver") -> bool:
         """Kill it from outside; False when it, or any worker, was no longer there.
 
@@ -160,8 +173,6 @@ class RunProcess:
 
 def workers_of(pid: int) -> list[int]:
     """Descendants of a process that do work: not the helpers ``multiprocessing`` starts beside them."""
-    import psutil
-
     try:
         found = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:

@@ -24,7 +24,10 @@ NOT_COMPARED = {
 """Column → why it may differ between stores that hold the same."""
 ONLY_WHETHER_NULL = {"retired_at": "a time"}
 """Columns of which only nulls are compared → why."""
-NOT_COMPARED_TABLES = {"runs": "every start of the command line is a run; `run_problems` judges them"}
+NOT_COMPARED_TABLES = {
+    "runs": "every start of the command line is a run",
+    "leases": "who works on what at the moment",
+}
 """Table → why."""
 
 
