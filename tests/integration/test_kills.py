@@ -1,0 +1,104 @@
+"""Runs killed at every point where something is committed, and at random ones: nothing is lost, doubled or half.
+
+``make test`` kills at chosen points, ``make test-slow`` at some forty, ``make test-nightly`` at two hundred and more:
+``KILLS`` says how many, ``KILL_SEED`` repeats a draw, ``KILL_ARGS`` adds arguments of the command line, such as
+``--engine processes``.
+"""
+
+import os
+import random
+import secrets
+from collections import Counter
+
+import pytest
+
+from support import killed_runs
+from support.killed_runs import SCENARIOS, Stop, attack, kill_at, kills_at_points, kills_at_random, series
+
+SHARES = {"new store": 0.45, "changed labels": 0.25, "failing chips": 0.15, "context flow": 0.15}
+"""Scenario → its part of all kills."""
+AT_RANDOM = 0.3
+"""Part of the kills that come at random times."""
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory):
+    """Makes each scenario once."""
+    root, made = tmp_path_factory.mktemp("kills"), {}
+
+    def one(name):
+        if name not in made:
+            made[name] = SCENARIOS[name](root)
+        return made[name]
+
+    return one
+
+
+def test_a_first_run_killed_where_it_commits(scenario, tmp_path):
+    case = scenario("new store")
+    assert len(case.partitions) >= 8
+    attacks = [
+        [kill_at(case, "SIGKILL", "scenes > write_dataset", "after"), kill_at(case, "SIGTERM", "write runs", "after")],
+        [kill_at(case, "exit", "write masks", "after", 2), kill_at(case, "Ctrl-C", "write prompts", "before", 2)],
+        [kill_at(case, "SIGKILL", "training_data > MergeInsertBuilder.execute", "within", 3)],
+        [kill_at(case, "Ctrl-C twice", "write training_data", "after", 2)],
+        [Stop(case.seconds * 0.7, "SIGTERM"), Stop(case.seconds * 0.5, "SIGKILL"), Stop(case.seconds * 0.6, "Ctrl-C")],
+    ]
+    judged(case, attacks, tmp_path)
+
+
+def test_a_run_after_labels_changed_killed_between_marking_and_deleting(scenario, tmp_path):
+    case = scenario("changed labels")
+    attacks = [
+        [kill_at(case, "SIGKILL", "mark prompts", "before"), kill_at(case, "exit", "delete training_data", "before")],
+        [kill_at(case, "Ctrl-C", "mark masks", "after")],
+    ]
+    judged(case, attacks, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_killed_anywhere_at_any_time(scenario, tmp_path, name):
+    seed = int(os.environ.get("KILL_SEED") or secrets.randbelow(1 << 31))
+    print(f"\nKILL_SEED={seed}")
+    rng = random.Random(f"{seed} {name}")
+    case = scenario(name)
+    count = max(4, round(int(os.environ.get("KILLS") or 40) * SHARES[name]))
+    at_random = round(count * AT_RANDOM)
+    kills = [*kills_at_points(case, count - at_random, rng), *kills_at_random(case, at_random, rng)]
+    rng.shuffle(kills)
+    verdicts = judged(case, series(kills, rng), tmp_path)
+    # a kill in a row may find that its point is not passed any more
+    assert sum(len(verdict.kills) for verdict in verdicts) >= count * 0.6
+
+
+def judged(case, attacks, folder):
+    verdicts = []
+    for number, kills in enumerate(attacks):
+        verdict = attack(case, folder / f"attack-{number}", kills)
+        verdicts.append(verdict)
+        for told in verdict.kills:
+            print(f"{'BAD ' if verdict.problems else 'good'} {case.name}: {told}", flush=True)
+        for problem in verdict.problems:
+            print(f"     {problem}", flush=True)
+    _print_table(case, verdicts)
+    bad = [(verdict.kills, verdict.problems) for verdict in verdicts if verdict.problems]
+    assert not bad, "\n".join(f"{kills}: {problems}" for kills, problems in bad)
+    return verdicts
+
+
+def _print_table(case, verdicts):
+    counts = Counter()
+    for verdict in verdicts:
+        for told in verdict.kills:
+            manner, _, where = told.partition(" of the " if " of the " in told else " at ")
+            counts[manner, "any time" if " of the " in told else where.partition(" #")[0], not verdict.problems] += 1
+    for (manner, where, good), number in sorted(counts.items()):
+        print(f"{case.name:15} {manner:13} {where:70} {'good' if good else 'BAD'} {number}")
+    kills = sum(len(verdict.kills) for verdict in verdicts)
+    print(
+        f"{case.name}: {kills} kills, {len(verdicts)} stores, {sum(bool(v.problems) for v in verdicts)} of them wrong, "
+        f"at most {max(v.redone for v in verdicts)} partitions redone (k = {killed_runs.COMMIT_EVERY}), "
+        f"{sum(v.orphans for v in verdicts)} orphan files",
+        flush=True,
+    )
