@@ -202,9 +202,9 @@ def test_a_failure_the_row_has_overcome_does_not_hold_it_back(lineage, edited):
         "uuid": row["uuid"], "input_set": row["input_set"], "node": "n", "error_type": "MaskError", "message": "m",
         "traceback_hash": "", "input_ids": [], "attempt": 1, "occurred_at": "2001-01-01T00:00:00Z",
     }  # fmt: skip
-    from store.schemas import ERRORS
-
     from datetime import UTC, datetime
+
+    from store.schemas import ERRORS
 
     for when, held_back in ((datetime(2001, 1, 1, tzinfo=UTC), 0), (datetime(2100, 1, 1, tzinfo=UTC), 1)):
         lance_io.write(lineage.store, "errors", pa.Table.from_pylist([error | {"occurred_at": when}], schema=ERRORS))

@@ -1,22 +1,11 @@
 """The build flow with its tables and imagery in an object store: same rows, and it survives what networks do."""
 
-import json
-import os
-import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import yaml
 
 from dataflows import drivers
-from dataflows.config import from_mapping
 from store import lance_io
-from store.schemas import TABLES
 from support import mini_region
-from support.object_store import MARKED
-from utils import errors
 
 VOLATILE = {"created_at", "run_id", "occurred_at", "started_at", "finished_at", "added_at", "label_catalog"}
 COMPARED = ("training_data", "masks", "prompts")

@@ -27,7 +27,7 @@ from support import mini_region
 
 SRC = Path(__file__).parents[2] / "src"
 REGISTRIES = ["store.imagery:_SOURCES", "dataflows.mask_backends:_BACKENDS"]
-OUTSIDE = {name: "a door: rows pass it as they are" for name in WITHOUT_ALGORITHM}
+OUTSIDE = dict.fromkeys(WITHOUT_ALGORITHM, "a door: rows pass it as they are")
 """Modules no recipe counts."""
 
 

@@ -309,22 +309,24 @@ def changed_rows(before, after):
     return lost, other, sorted(rows[1].keys() - rows[0].keys())
 
 
-@pytest.mark.parametrize("stands", ["before its chips", pytest.param("between files and commit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stands", ["before its chips", pytest.param("between files and commit", marks=pytest.mark.slow)]
+)
 def test_a_slow_run_with_the_same_labels_changes_no_content(case, tmp_path, stands):
     code, _, slow = held_and_overtaken(case, tmp_path / "lancedb", tmp_path, stands)
     assert code == 0, slow.output
     assert wrong(tmp_path / "lancedb", case.reference) == []
 
 
-@pytest.mark.parametrize("stands", ["before its chips", *(pytest.param(s, marks=pytest.mark.slow) for s in list(STANDS)[1:])])
+@pytest.mark.parametrize(
+    "stands", ["before its chips", *(pytest.param(s, marks=pytest.mark.slow) for s in list(STANDS)[1:])]
+)
 def test_a_slow_run_with_older_labels_replaces_nothing_newer(tmp_path, stands):
     region = killed_runs.small_region(tmp_path / "region")
     arguments = ("run", "--config", str(killed_runs.settings_file(region)))
     watched = killed_runs.scenario("older labels", arguments, None, tmp_path / "region")
     store = tmp_path / "lancedb"
-    code, left, slow = held_and_overtaken(
-        watched, store, tmp_path, stands, between=lambda: change_labels(region)
-    )
+    code, left, slow = held_and_overtaken(watched, store, tmp_path, stands, between=lambda: change_labels(region))
     assert code in (0, 3), slow.output
     found = {name: changed_rows(left[name], store_comparison.rows_of(store, name)) for name in left}
     assert {name: other for name, (_, other, _) in found.items() if other} == {}

@@ -125,7 +125,7 @@ class Watch:
         original = getattr(holder, name, None)
         if original is None:
             return
-        is_lance = module.split(".")[0] == "lance"
+        is_lance = module.split(".", maxsplit=1)[0] == "lance"
         label = f"{owner}.{name}" if owner else name
         lines = [] if is_lance else _lines_of(original)
 
@@ -168,7 +168,7 @@ class Watch:
             self.tell(partition=named["partition"])
         elif label == "CommitBuffer.take":
             rows = arguments[1]
-            uuids = {key for part in rows.staged for key in part.keys}  # noqa: SIM118 - a field
+            uuids = {key for part in rows.staged for key in part.keys}
             uuids |= {uuid for table in rows.samples for uuid in table["uuid"].to_pylist()}
             self.tell(uuids=sorted(uuids), partitions=sorted({failure.partition for failure in rows.failures}))
         elif label == "ContextBuffer.add" and len(arguments[1]):
