@@ -35,6 +35,8 @@ from utils.split import SplitRule, split_of_cells
 
 Progress = Callable[[RunSummary], None]
 
+_INDEXED = ("training_data", "masks", "prompts")
+
 
 def run_build(
     config: BuildConfig,
@@ -88,11 +90,11 @@ def run_build(
     news = [failure for failure, known in zip(build.failures, met, strict=True) if retry_errors or not known]
     summary = _started(config, build, run, new_failures=len(news))
     report(summary)
+    _tidy_after_kills(config.store)
     if not (build.partitions or news or build.retirement):
         return _ended(summary, start, report)
     shares = WorkShares(config, build, run.run_id, most_chips=most_chips(config, workers=worker_count(config)))
     loop = _Loop(config, build, buffer, shares, summary, report, fail_fast=fail_fast)
-    _mark_killed_runs(config.store)
     run.record(config.store, "running")
     try:
         _record_inputs(config, build, manifests, run)
@@ -182,7 +184,7 @@ class _Loop:
         """Commit what waits and bring the indexes up to date."""
         self.flush()
         if self._summary.chips_written:
-            for name in ("training_data", "masks", "prompts"):
+            for name in _INDEXED:
                 lance_io.refresh_indexes(self._config.store, name)
 
     def _take(self, outcome: PartitionOutcome) -> None:
@@ -274,13 +276,19 @@ def retry_policy(config: BuildConfig) -> RetryPolicy:
     return RetryPolicy(retries=config.network_retries, first_wait_s=config.network_wait_s)
 
 
-def _mark_killed_runs(store: str) -> None:
-    """Say of runs that were killed that they were: recorded as running, and nobody holds their lease."""
+def _tidy_after_kills(store: str) -> None:
+    """Say of runs that were killed that they were, and make the indexes they had no time for.
+
+    Such a run is recorded as running, and nobody holds its lease.
+    """
     running = lance_io.scan(store, "runs", ["run_id"], "flow = 'build' AND status = 'running'")["run_id"].to_pylist()
     alive = leases.living(store, [run_lease_id(run_id) for run_id in running])
     dead = [run_id for run_id in running if run_lease_id(run_id) not in alive]
     if dead:
         lance_io.mark(store, "runs", dead, {"status": "'killed'"})
+        for name in _INDEXED:
+            if lance_io.table_exists(store, name):
+                lance_io.refresh_indexes(store, name)
 
 
 def _record_inputs(config: BuildConfig, build: BuildPlan, manifests: dict[str, DatasetManifest], run: Run) -> None:

@@ -35,7 +35,11 @@ RUNS = table_schema(
     [
         column("run_id", pa.string(), "Id of the run.", key=True),
         column("flow", pa.string(), "Flow that ran."),
-        column("status", pa.string(), "running, done, failed (rows in errors) or interrupted."),
+        column(
+            "status",
+            pa.string(),
+            "running, done, failed (rows in errors), interrupted, or killed (said by a later run).",
+        ),
         column("started_at", TIME, "Start."),
         column("finished_at", TIME, "End; null while running or after a kill.", null=True),
         column("build_config", pa.string(), "Hash of the settings."),
