@@ -131,10 +131,9 @@ def test_a_second_upgrade_does_nothing(old):
     cloudy(old)
     upgraded(old)
     numbers = {table: lance_io.open_table(old, table).version for table in NAMES}
-    again = upgraded(old)
-    assert {one.table: (one.found, one.columns_added, one.rows_changed) for one in again} == dict.fromkeys(
-        NAMES, (SCHEMA_VERSION, (), 0)
-    )
+    nothing = (SCHEMA_VERSION, (), 0)
+    again = {one.table: (one.found, one.columns_added, one.rows_changed) for one in upgraded(old)}
+    assert again == dict.fromkeys(NAMES, nothing)
     assert {table: lance_io.open_table(old, table).version for table in NAMES} == numbers
 
 
