@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from store import listing, maintenance_cli, tables_page
+from store import listing, maintenance, maintenance_cli, tables_page
 from store.lance_io import DEFAULT_STORE
 from store.terminal import console, print_json, version_or_tag
 from utils.errors import AegirError, StoreNotWritableError
@@ -87,6 +87,9 @@ def _tables(arguments: argparse.Namespace) -> None:
             info.profile or "",
         )
     console().print(table)
+    late = maintenance.due(arguments.store)
+    if late:
+        console().print(f"many small fragments: python -m store optimize --store {arguments.store} {' '.join(late)}")
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -88,7 +88,7 @@ def _optimize(arguments: argparse.Namespace) -> None:
         for one in done:
             indexes = [*(f"{name} made" for name in one.indexes_made), *(f"{n} updated" for n in one.indexes_updated)]
             table.add_row(one.table, ", ".join(indexes), *_states(one.before, one.after))
-        console().print(table)
+        _print(arguments, table)
 
     _each(arguments, lambda name: maintenance.optimize(arguments.store, name, dry_run=arguments.dry_run), show)
 
@@ -104,7 +104,7 @@ def _clean(arguments: argparse.Namespace) -> None:
         for one in done:
             kept = [f"{version} ({', '.join(names)})" for version, names in one.versions_kept.items()]
             table.add_row(one.table, decimal(one.bytes_removed), ", ".join(kept), *_states(one.before, one.after))
-        console().print(table)
+        _print(arguments, table)
         for left in found:
             folders = [*left.unfinished_tables, *(f"{cleaning.STAGING}/{name}" for name in left.staging)]
             word = "would be removed" if left.dry_run else "removed"
@@ -171,7 +171,7 @@ def _copy(arguments: argparse.Namespace) -> None:
         table.add_row(
             one.table, str(one.version), f"{one.rows:,}", size, ", ".join(one.tags), ", ".join(one.tags_left_out)
         )
-    console().print(table)
+    _print(arguments, table)
 
 
 def _upgrade(arguments: argparse.Namespace) -> None:
@@ -180,7 +180,7 @@ def _upgrade(arguments: argparse.Namespace) -> None:
         for one in done:
             versions = f"{one.found}" if one.found == one.reached else f"{one.found} → {one.reached}"
             table.add_row(one.table, versions, f"{one.rows:,}", ", ".join(one.columns_added), f"{one.rows_changed:,}")
-        console().print(table)
+        _print(arguments, table)
 
     upgrade.check(arguments.store, tables_named(arguments.store, arguments.tables or None))
     _each(arguments, lambda name: upgrade.upgrade(arguments.store, name, dry_run=arguments.dry_run), show)
@@ -217,8 +217,13 @@ def _each(
 
 
 def _table(arguments: argparse.Namespace, *columns: str) -> Table:
-    title = f"{arguments.store}, dry run: nothing was changed" if arguments.dry_run else str(arguments.store)
-    return Table("table", *columns, title=title)
+    return Table("table", *columns, title=str(arguments.store))
+
+
+def _print(arguments: argparse.Namespace, table: Table) -> None:
+    console().print(table)
+    if arguments.dry_run:
+        console().print("dry run: nothing was changed")
 
 
 def _word(arguments: argparse.Namespace, done: str) -> str:
