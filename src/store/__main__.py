@@ -21,13 +21,16 @@ _WIDE = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did what was asked, 2 when the store or the request is at fault."""
+    """Run one command; 0 when it did what was asked, 2 when the store or the request is at fault, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.command(arguments)
     except AegirError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: what was committed stays; run it again to go on", file=sys.stderr)
+        return 130
     return 0
 
 

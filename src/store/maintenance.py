@@ -14,7 +14,7 @@ import pyarrow as pa
 from lance.optimize import Compaction, CompactionOptions, CompactionPlan
 
 from store import lance_io
-from store.conflicts import retried
+from store.conflicts import committed
 from store.table_state import TableState, row_bytes, state_of, whole_tables
 
 FRAGMENT_BYTES: Final = 256 << 20
@@ -53,6 +53,7 @@ def optimize(uri: str | Path, table: str, *, dry_run: bool = False) -> Optimized
         TableNotFoundError: the table does not exist.
         StoreConflictError: writers committed first every time; what was merged so far stays.
         StoreNotWritableError: the store cannot be written.
+        StoreError: a file cannot be read or written.
     """
     dataset = lance_io.open_table(uri, table)
     before, target = state_of(dataset), target_rows(dataset.schema)
@@ -63,7 +64,7 @@ def optimize(uri: str | Path, table: str, *, dry_run: bool = False) -> Optimized
         lance_io.check_writable(uri)
         if missing or behind:
             # Lance never merges rows that an index holds with rows it lacks
-            retried(lambda: lance_io.bring_indexes_up(uri, table), what=f"the indexes of {table!r}")
+            committed(lambda: lance_io.bring_indexes_up(uri, table), what=f"the indexes of {table!r}")
         _compact(uri, table, target)
         after = state_of(lance_io.open_table(uri, table))
     return Optimized(
@@ -172,7 +173,7 @@ def _compact(uri: str | Path, table: str, target: int) -> None:
     Every merge leaves fewer, so that the end is reached unless writers keep adding: theirs wait for the next call.
     """
     for _ in range(len(lance_io.open_table(uri, table).get_fragments())):
-        if not retried(lambda: _merge_one_group(uri, table, target), what=f"compaction of {table!r}"):
+        if not committed(lambda: _merge_one_group(uri, table, target), what=f"compaction of {table!r}"):
             break
 
 

@@ -158,14 +158,14 @@ def test_killed_at_any_commit_it_goes_on(old, tmp_path, monkeypatch, table, when
     for number in range(1, 30):
         calls = []
 
-        def dying(uri, name, commit, *, number=number, calls=calls):
+        def dying(name, commit, *, number=number, calls=calls):
             calls.append(commit)
             if when == "after":
-                committed(uri, name, commit)
+                committed(name, commit)
             if len(calls) == number:
                 raise KeyboardInterrupt
             if when == "before":
-                committed(uri, name, commit)
+                committed(name, commit)
 
         monkeypatch.setattr(upgrade, "_committed", dying)
         fresh = Path(shutil.copytree(old, tmp_path / f"killed-{number}"))
