@@ -14,7 +14,7 @@ from rich.table import Table
 
 from store import listing, maintenance, maintenance_cli, tables_page
 from store.lance_io import DEFAULT_STORE
-from store.terminal import console, print_json, version_or_tag
+from store.terminal import console, names, print_json, version_or_tag
 from utils.errors import AegirError, StoreNotWritableError
 
 _WIDE = 8
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", parents=[shared], help="print rows; pixels are told by shape, bytes by size")
     show.add_argument("table")
     show.add_argument("--limit", type=_count, default=5, metavar="N", help="most rows (default %(default)s)")
-    show.add_argument("--columns", type=_names, metavar="a,b", help="columns in this order (default all)")
+    show.add_argument("--columns", type=names, metavar="a,b", help="columns in this order (default all)")
     show.add_argument("--where", metavar="SQL", help="filter, for example \"split = 'val' AND pv_fraction > 0.1\"")
     show.add_argument("--version", type=version_or_tag, metavar="V", help="version number or tag (default newest)")
     show.set_defaults(command=_show)
@@ -121,6 +121,47 @@ def _show(arguments: argparse.Namespace) -> None:
             for name, value in row.items():
                 table.add_row(name, escape(_cell(value)))
             screen.print(table)
+
+
+def _versions(arguments: argparse.Namespace) -> None:
+    found = listing.versions(arguments.store, arguments.table, arguments.limit)
+    if arguments.json:
+        print_json([asdict(info) | {"written_at": info.written_at.isoformat()} for info in found])
+        return
+    table = Table("version", "written (UTC)", "rows", "tags", title=arguments.table)
+    for info in found:
+        written = info.written_at.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+        table.add_row(str(info.version), written, f"{info.rows:,}", ", ".join(info.tags))
+    console().print(table)
+
+
+def _docs(arguments: argparse.Namespace) -> None:
+    page = tables_page.render()
+    if arguments.write is None:
+        print(page, end="")
+        return
+    try:
+        arguments.write.parent.mkdir(parents=True, exist_ok=True)
+        arguments.write.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StoreNotWritableError(f"{arguments.write} cannot be written: {error}") from error
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(_cell(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+    return f"{value:.6g}" if isinstance(value, float) and abs(value) < 1e5 else str(value)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _versions(arguments: argparse.Namespace) -> None:

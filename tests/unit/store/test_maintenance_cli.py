@@ -120,7 +120,7 @@ def test_copy(store, capsys, tmp_path):
     there = str(tmp_path / "copy")
     assert main(["copy", there, "--dry-run"]) == 0
     assert not Path(there).exists()
-    assert main(["copy", there, "splits", "--tags"]) == 0
+    assert main(["copy", there, "--tags", "--tables", "splits"]) == 0
     assert "v1" in capsys.readouterr().out
     done = answer(capsys, "copy", there)
     assert {one["table"]: one["already_there"] for one in done} == {"splits": True, "training_data": False}
