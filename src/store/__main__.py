@@ -164,50 +164,5 @@ def _count(text: str) -> int:
     return number
 
 
-def _versions(arguments: argparse.Namespace) -> None:
-    found = listing.versions(arguments.store, arguments.table, arguments.limit)
-    if arguments.json:
-        print_json([asdict(info) | {"written_at": info.written_at.isoformat()} for info in found])
-        return
-    table = Table("version", "written (UTC)", "rows", "tags", title=arguments.table)
-    for info in found:
-        written = info.written_at.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
-        table.add_row(str(info.version), written, f"{info.rows:,}", ", ".join(info.tags))
-    console().print(table)
-
-
-def _docs(arguments: argparse.Namespace) -> None:
-    page = tables_page.render()
-    if arguments.write is None:
-        print(page, end="")
-        return
-    try:
-        arguments.write.parent.mkdir(parents=True, exist_ok=True)
-        arguments.write.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StoreNotWritableError(f"{arguments.write} cannot be written: {error}") from error
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, list):
-        return ", ".join(_cell(item) for item in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
-    return f"{value:.6g}" if isinstance(value, float) and abs(value) < 1e5 else str(value)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 if __name__ == "__main__":
     sys.exit(main())
