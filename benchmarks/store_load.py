@@ -1,13 +1,16 @@
 """A store under load: 100,000 small chips in 1,000 commits, built, appended, filtered, taken.
 
-Two stores get the same commits in turn: one is left alone, the other is optimised every ``--upkeep`` commits. At 10,
-30, 100, 300 and 1,000 commits each is measured: time of a commit, of opening, of a filtered read by key and by cell, of
-taking 64 chips; versions, fragments, bytes. At the end both are optimised and cleaned, and measured again.
+Two stores get the same commits in turn: ``alone`` is never looked after, ``kept`` is optimised every ``--upkeep``
+commits. Both are set aside at 10, 30, 100, 300 and 1,000 commits. Then all of them are measured side by side, round by
+round: a commit of 100 chips, opening, a filtered read by key and by cell (20 rows), taking 64 chips. At last both
+stores of 1,000 commits are optimised and cleaned, and measured beside the one of 10 commits.
 
-Growth is the slope of log(median time) over log(commits): 1 is linear in the number of commits.
+Times are min/median/max of the rounds. Growth is the slope of log(time) over log(commits), from the least times, which
+other processes disturb least: 1 is linear in the number of commits.
 """
 
 import argparse
+import itertools
 import shutil
 import tempfile
 import time
@@ -27,7 +30,7 @@ PROFILE = ChipProfile(height=16, width=16, msi_bands=("B02", "B03", "B04", "B08"
 SCHEMA = training_data(PROFILE)
 TABLE = "training_data"
 STEPS = (10, 30, 100, 300, 1000)
-REPEATS = 9
+ROUNDS = 9
 
 
 def keys(numbers: np.ndarray) -> list[str]:
@@ -73,32 +76,46 @@ def _column(field: pa.Field, count: int, random: np.random.Generator) -> pa.Arra
     return pa.array([value] * count, kind)
 
 
-def timed(action: Callable[[], object], repeats: int = REPEATS) -> list[float]:
-    """Milliseconds of each of some repeats."""
-    spans = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        spans.append((time.perf_counter() - start) * 1e3)
-    return spans
-
-
-def reads(uri: Path, rows: int) -> dict[str, list[float]]:
-    """Milliseconds of opening and reading, each from a table opened anew."""
+def actions(uri: Path, rows: int) -> dict[str, Callable[[], object]]:
+    """What is measured, on a store of ``rows`` chips; every read opens the table anew."""
     random = np.random.default_rng(1)
     wanted = ", ".join(f"'{key}'" for key in keys(random.choice(rows, 20, replace=False)))
     low = int(cells(np.array([rows // 2]))[0])
-    span = f"s2_cell BETWEEN {low} AND {low + 19 * (1 << 20)}"
     taken = sorted(random.choice(rows, 64, replace=False).tolist())
-    where = {"filter by key": f"uuid IN ({wanted})", "filter by cell": span}
-    spans = {"open": timed(lambda: lance_io.open_table(uri, TABLE))}
-    for name, condition in where.items():
-        found = lance_io.scan(uri, TABLE, ["uuid", "split"], condition)
-        if len(found) != 20:
-            raise SystemExit(f"{name} found {len(found)} rows of 20")
-        spans[name] = timed(lambda condition=condition: lance_io.scan(uri, TABLE, ["uuid", "split"], condition))
-    spans["take 64 chips"] = timed(lambda: lance_io.open_table(uri, TABLE).take(taken, columns=["vhr_image_chip"]))
+    fresh = itertools.count(10_000_000, 1000)
+
+    def filtered(where: str) -> None:
+        if len(lance_io.scan(uri, TABLE, ["uuid", "split"], where)) != 20:
+            raise SystemExit(f"{where} does not find 20 rows in {uri}")
+
+    new = [chips(next(fresh), 100) for _ in range(ROUNDS)]
+    # reads must not see a table that the commits of earlier rounds made larger
+    other = shutil.copytree(uri, uri.with_name(f"{uri.name}-commits"), dirs_exist_ok=True)
+    return {
+        "open": lambda: lance_io.open_table(uri, TABLE),
+        "filter by key": lambda: filtered(f"uuid IN ({wanted})"),
+        "filter by cell": lambda: filtered(f"s2_cell BETWEEN {low} AND {low + 19 * (1 << 20)}"),
+        "take 64 chips": lambda: lance_io.open_table(uri, TABLE).take(taken, columns=["vhr_image_chip"]),
+        "commit": lambda: lance_io.write(other, TABLE, new.pop(), profile=PROFILE),
+    }
+
+
+def side_by_side(stores: dict[str, Path], rows: dict[str, int]) -> dict[str, dict[str, list[float]]]:
+    """Store → action → milliseconds of each round; the stores take turns within a round."""
+    work = {name: actions(uri, rows[name]) for name, uri in stores.items()}
+    spans: dict[str, dict[str, list[float]]] = {name: {what: [] for what in work[name]} for name in stores}
+    for _ in range(ROUNDS):
+        for name in stores:
+            for what, action in work[name].items():
+                spans[name][what].append(timed(action))
     return spans
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Milliseconds."""
+    start = time.perf_counter()
+    action()
+    return (time.perf_counter() - start) * 1e3
 
 
 def told(spans: list[float]) -> str:
@@ -106,82 +123,90 @@ def told(spans: list[float]) -> str:
     return f"{min(spans):.1f}/{np.median(spans):.1f}/{max(spans):.1f}"
 
 
-def show(uri: Path, commits: int, found: dict[str, list[float]]) -> None:
-    state = state_of(lance_io.open_table(uri, TABLE))
-    times = "; ".join(f"{name} {told(spans)}" for name, spans in found.items())
-    print(
-        f"  {uri.name:5} {commits:5} commits: {times} ms; {state.versions} versions, {state.fragments} fragments, "
-        f"{state.bytes_stored / 1e6:.0f} MB",
-        flush=True,
-    )
+def build(root: Path, commits: int, count: int, upkeep: int) -> dict[str, Path]:
+    """Commit to both stores in turn; returns name and commits → store set aside."""
+    live = {"alone": root / "alone", "kept": root / "kept"}
+    spans: dict[str, list[float]] = {name: [] for name in live}
+    optimising, aside = [], {}
+    for number in range(1, commits + 1):
+        rows = chips((number - 1) * count, count)
+        for name, uri in live.items():
+            spans[name].append(timed(lambda uri=uri, rows=rows: lance_io.write(uri, TABLE, rows, profile=PROFILE)))
+        if number % upkeep == 0:
+            optimising.append(timed(lambda: maintenance.optimize(live["kept"], TABLE)))
+        if number in STEPS or number == commits:
+            for name, uri in live.items():
+                aside[f"{name} {number}"] = Path(shutil.copytree(uri, root / f"{name}-{number}"))
+    for name in live:
+        total = sum(spans[name]) / 1e3
+        print(f"{name}: {commits * count:,} chips in {total:.1f} s of commits, {commits * count / total:,.0f} rows/s")
+    print(f"kept: optimize every {upkeep} commits took {told(optimising)} ms, {sum(optimising) / 1e3:.1f} s in all")
+    return aside
 
 
-def growth(name: str, figures: dict[int, dict[str, list[float]]]) -> None:
+def growth(spans: dict[str, dict[str, list[float]]]) -> None:
     """Print the slope of every figure, and whether it grows faster than the number of commits."""
-    steps = sorted(figures)
-    for what in figures[steps[0]]:
-        medians = [float(np.median(figures[step][what])) for step in steps]
-        slope = float(np.polyfit(np.log(steps), np.log(medians), 1)[0])
-        last = float(np.log(medians[-1] / medians[-2]) / np.log(steps[-1] / steps[-2]))
-        worse = "WORSE THAN LINEAR" if max(slope, last) > 1.1 else "no worse than linear"
-        print(f"  {name:5} {what:14} slope {slope:.2f}, between the last two {last:.2f}: {worse}")
+    for kind in ("alone", "kept"):
+        steps = sorted(int(name.split()[1]) for name in spans if name.startswith(kind))
+        for what in spans[f"{kind} {steps[0]}"]:
+            least = [min(spans[f"{kind} {step}"][what]) for step in steps]
+            slope = float(np.polyfit(np.log(steps), np.log(least), 1)[0])
+            last = float(np.log(least[-1] / least[-2]) / np.log(steps[-1] / steps[-2]))
+            worse = "WORSE THAN LINEAR" if max(slope, last) > 1.1 else "no worse than linear"
+            print(f"  {kind:5} {what:14} slope {slope:5.2f}, between the last two {last:5.2f}: {worse}")
+
+
+def stored(uri: Path) -> float:
+    """Bytes of all versions."""
+    return float(state_of(lance_io.open_table(uri, TABLE)).bytes_stored)
+
+
+def show(stores: dict[str, Path], spans: dict[str, dict[str, list[float]]]) -> None:
+    for name, uri in stores.items():
+        state = state_of(lance_io.open_table(uri, TABLE))
+        times = "; ".join(f"{what} {told(found)}" for what, found in spans[name].items())
+        size = f"{state.versions} versions, {state.fragments} fragments, {state.bytes_stored / 1e6:.0f} MB"
+        print(f"  {name:11} {times} ms; {size}", flush=True)
+
+
+def after_upkeep(aside: dict[str, Path], commits: int, count: int) -> None:
+    """Optimise and clean the largest stores, and measure them beside the smallest, as it was and optimised."""
+    first = f"alone {STEPS[0]}"
+    stores = {name: aside[name] for name in (first, f"alone {commits}", f"kept {commits}")}
+    again = Path(shutil.copytree(aside[first], aside[first].with_name("first-optimised")))
+    stores = {first: stores.pop(first), f"{first} optimised": again, **stores}
+    bases, large = list(stores)[:2], list(stores)[2:]
+    for name in (bases[1], *large):
+        before = state_of(lance_io.open_table(stores[name], TABLE))
+        optimise = timed(lambda name=name: maintenance.optimize(stores[name], TABLE))
+        clean = timed(lambda name=name: cleaning.clean(stores[name], TABLE, older_than=timedelta(0), no_writers=True))
+        print(f"{name}: {before.fragments} fragments; optimize took {optimise:.0f} ms, clean {clean:.0f} ms")
+    spans = side_by_side(stores, {**dict.fromkeys(bases, STEPS[0] * count), **dict.fromkeys(large, commits * count)})
+    show(stores, spans)
+    for name, base in itertools.product(large, bases):
+        for what, after in spans[name].items():
+            ratios = [one / other for one, other in zip(after, spans[base][what], strict=True)]
+            least = min(after) / min(spans[base][what])
+            verdict = "within 2x" if least <= 2 else "MORE THAN 2x"
+            print(f"  {name:11} {what:14} {least:.2f}x {base} (round by round {told(ratios)}): {verdict}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commits", type=int, default=1000)
     parser.add_argument("--chips", type=int, default=100, help="per commit")
     parser.add_argument("--upkeep", type=int, default=100, help="commits between two calls of optimize")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="store-load-"))
     try:
-        measure(root, options.commits, options.chips, options.upkeep)
+        aside = build(root, options.commits, options.chips, options.upkeep)
+        print(f"side by side, min/median/max of {ROUNDS} rounds")
+        spans = side_by_side(aside, {name: int(name.split()[1]) * options.chips for name in aside})
+        show(aside, spans)
+        growth(spans | {name: found | {"bytes": [stored(aside[name])]} for name, found in spans.items()})
+        after_upkeep(aside, options.commits, options.chips)
     finally:
         shutil.rmtree(root)
-
-
-def measure(root: Path, commits: int, count: int, upkeep: int) -> None:
-    stores = {"alone": root / "alone", "kept": root / "kept"}
-    steps = sorted({step for step in STEPS if step <= commits} | {commits})
-    figures: dict[str, dict[int, dict[str, list[float]]]] = {name: {} for name in stores}
-    spans: dict[str, list[float]] = {name: [] for name in stores}
-    optimising: list[float] = []
-    for number in range(1, commits + 1):
-        rows = chips((number - 1) * count, count)
-        for name, uri in stores.items():
-            spans[name] += timed(lambda uri=uri, rows=rows: lance_io.write(uri, TABLE, rows, profile=PROFILE), 1)
-        if number % upkeep == 0:
-            optimising += timed(lambda: maintenance.optimize(stores["kept"], TABLE), 1)
-        if number in steps:
-            for name, uri in stores.items():
-                figures[name][number] = {"commit": spans[name][-REPEATS:], **reads(uri, number * count)}
-                show(uri, number, figures[name][number])
-    for name in stores:
-        total = sum(spans[name]) / 1e3
-        print(f"{name}: {commits * count:,} chips in {total:.1f} s of commits, {commits * count / total:,.0f} rows/s")
-    print(f"kept: optimize every {upkeep} commits took {told(optimising)} ms")
-    print("growth (min/median/max of 9, slope over commits)")
-    for name in stores:
-        growth(name, figures[name])
-    after_upkeep(stores, figures, commits * count, steps[0])
-
-
-def after_upkeep(
-    stores: dict[str, Path], figures: dict[str, dict[int, dict[str, list[float]]]], rows: int, first: int
-) -> None:
-    for name, uri in stores.items():
-        optimise = timed(lambda uri=uri: maintenance.optimize(uri, TABLE), 1)[0]
-        clean = timed(
-            lambda uri=uri: cleaning.clean(uri, TABLE, older_than=timedelta(0), no_writers=True),
-            1,
-        )[0]
-        found = reads(uri, rows)
-        print(f"{name} after optimize ({optimise:.0f} ms) and clean ({clean:.0f} ms):")
-        show(uri, max(figures[name]), found)
-        for what, after in found.items():
-            ratio = float(np.median(after) / np.median(figures["alone"][first][what]))
-            verdict = "within 2x" if ratio <= 2 else "MORE THAN 2x"
-            print(f"  {what:14} {ratio:.2f}x of the time at {first} commits: {verdict}")
 
 
 if __name__ == "__main__":

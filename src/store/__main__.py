@@ -12,23 +12,26 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from store import listing, maintenance_cli, tables_page
+from store import listing, maintenance, maintenance_cli, tables_page
 from store.error_groups import error_groups
 from store.lance_io import DEFAULT_STORE
-from store.terminal import console, print_json, version_or_tag
+from store.terminal import console, names, print_json, version_or_tag
 from utils.errors import AegirError, StoreNotWritableError
 
 _WIDE = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did what was asked, 2 when the store or the request is at fault."""
+    """Run one command; 0 when it did what was asked, 2 when the store or the request is at fault, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.command(arguments)
     except AegirError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: what was committed stays; run it again to go on", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -51,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", parents=[shared], help="print rows; pixels are told by shape, bytes by size")
     show.add_argument("table")
     show.add_argument("--limit", type=_count, default=5, metavar="N", help="most rows (default %(default)s)")
-    show.add_argument("--columns", type=_names, metavar="a,b", help="columns in this order (default all)")
+    show.add_argument("--columns", type=names, metavar="a,b", help="columns in this order (default all)")
     show.add_argument("--where", metavar="SQL", help="filter, for example \"split = 'val' AND pv_fraction > 0.1\"")
     show.add_argument("--version", type=version_or_tag, metavar="V", help="version number or tag (default newest)")
     show.set_defaults(command=_show)
@@ -93,6 +96,9 @@ def _tables(arguments: argparse.Namespace) -> None:
             info.profile or "",
         )
     console().print(table)
+    late = maintenance.due(arguments.store)
+    if late:
+        console().print(f"many small fragments: python -m store optimize --store {arguments.store} {' '.join(late)}")
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -183,10 +189,6 @@ def _count(text: str) -> int:
     if number < 1:
         raise ValueError(text)
     return number
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import lance
 
 from store import lance_io
-from store.conflicts import retried
+from store.conflicts import committed
 from store.table_state import TableState, state_of, tables_named
 from utils.errors import ConfigError, StoreError
 
@@ -129,7 +129,7 @@ def clean(
         freed = int(dataset.explain_cleanup_old_versions(**options).stats.bytes_removed) + orphan_bytes
         after = replace(before, versions=before.versions - len(old), bytes_stored=before.bytes_stored - freed)
     else:
-        retried(lambda: _removed(uri, table, options), what=f"cleaning {table!r}")
+        committed(lambda: lance_io.open_table(uri, table).cleanup_old_versions(**options), what=f"cleaning {table!r}")
         for path in orphans:
             _remove(path)
         after = state_of(lance_io.open_table(uri, table))
@@ -196,13 +196,6 @@ def _old_versions(
         tags[int(entry["version"])] = (*tags.get(int(entry["version"]), ()), tag)
     old = [version for version, at in replaced.items() if at <= limit]
     return tuple(one for one in old if one not in tags), {one: tags[one] for one in old if one in tags}
-
-
-def _removed(uri: str | Path, table: str, options: dict[str, Any]) -> None:
-    try:
-        lance_io.open_table(uri, table).cleanup_old_versions(**options)
-    except OSError as error:
-        raise StoreError(f"table {table!r} in {uri} cannot be cleaned: {error}") from error
 
 
 def _orphans(uri: str | Path, table: str, dataset: lance.LanceDataset, older_than: timedelta) -> Sequence[Path]:

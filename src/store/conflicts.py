@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from utils.errors import StoreConflictError
+from utils.errors import StoreConflictError, StoreError
 
 ATTEMPTS: Final = 12
 """Attempts at one commit; with the back-off below they span about half a minute, beside the time the commits take."""
@@ -55,3 +55,16 @@ def retried(commit: Callable[[], Result], *, what: str, attempts: int = ATTEMPTS
                 ) from error
         time.sleep(random.uniform(0, min(_LONGEST_S, _FIRST_S * 2**attempt)))  # noqa: S311 - jitter, no secret
     raise ValueError(f"attempts is {attempts}, at least 1 is needed")
+
+
+def committed(commit: Callable[[], Result], *, what: str) -> Result:
+    """:func:`retried`, for upkeep: any other failure of Lance is told as one of the store.
+
+    Raises:
+        StoreConflictError: every attempt lost; nothing was committed.
+        StoreError: a file cannot be read or written.
+    """
+    try:
+        return retried(commit, what=what)
+    except OSError as error:
+        raise StoreError(f"{what} failed: {error}; check the path, its permissions and free space") from error

@@ -83,11 +83,20 @@ def copy(
                 f"{lance_io.table_uri(destination, name)} first"
             )
     order = sorted(pinned, key=lambda name: name == _LAST)
-    return [_copied(pinned[name], destination, name, there=name in same, tags=tags, dry_run=dry_run) for name in order]
+    return [
+        _copied(uri, pinned[name], destination, name, there=name in same, tags=tags, dry_run=dry_run) for name in order
+    ]
 
 
 def _copied(
-    source: lance.LanceDataset, destination: str | Path, name: str, *, there: bool, tags: bool, dry_run: bool
+    uri: str | Path,
+    source: lance.LanceDataset,
+    destination: str | Path,
+    name: str,
+    *,
+    there: bool,
+    tags: bool,
+    dry_run: bool,
 ) -> Copied:
     entries = {tag: int(entry["version"]) for tag, entry in sorted(source.tags.list().items())}
     here = tuple(tag for tag, number in entries.items() if number == source.version) if tags else ()
@@ -95,7 +104,9 @@ def _copied(
         try:
             source.deep_clone(lance_io.table_uri(destination, name), int(source.version))
         except OSError as error:
-            raise _failed(source, destination, name, error) from error
+            # another copy may have been first
+            if not (lance_io.table_exists(destination, name) and _same(source, destination, name)):
+                raise _failed(uri, int(source.version), destination, name, error) from error
     if not dry_run:
         copied = lance_io.open_table(destination, name)
         for tag in here:
@@ -140,12 +151,12 @@ def _data_bytes(dataset: lance.LanceDataset) -> int:
     return sum(int(file.file_size_bytes or 0) for file in files)
 
 
-def _failed(source: lance.LanceDataset, destination: str | Path, name: str, error: OSError) -> StoreError:
+def _failed(uri: str | Path, version: int, destination: str | Path, name: str, error: OSError) -> StoreError:
     try:
-        source.checkout_version(int(source.version))
-    except (OSError, ValueError):
+        lance_io.open_table(uri, name, version)
+    except TableNotFoundError:
         return TableNotFoundError(
-            f"version {source.version} of table {name!r} was cleaned away while it was copied; tag it, then copy again"
+            f"version {version} of table {name!r} was cleaned away while it was copied; tag it, then copy again"
         )
     return StoreNotWritableError(
         f"table {name!r} cannot be copied into {destination} ({error}); "

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from store import cleaning, copies, maintenance, tags, upgrade
 from store.table_state import TableState, tables_named
-from store.terminal import console, print_json, version_or_tag
+from store.terminal import console, names, print_json, version_or_tag
 
 Commands = Any
 """argparse's sub-parsers."""
@@ -50,7 +50,7 @@ def add_commands(commands: Commands, shared: argparse.ArgumentParser) -> None:
 
     copy = commands.add_parser("copy", parents=[shared, dry], help="copy tables into another store")
     copy.add_argument("destination", help="folder or URI of the other store")
-    copy.add_argument("tables", nargs="*", metavar="table", help="tables (default all)")
+    copy.add_argument("--tables", type=names, metavar="a,b", help="tables (default all)")
     copy.add_argument("--version", type=version_or_tag, metavar="V", help="version number or tag (default newest)")
     copy.add_argument("--tags", action="store_true", help="copy the tags at that version along")
     copy.set_defaults(command=_copy)
@@ -88,7 +88,7 @@ def _optimize(arguments: argparse.Namespace) -> None:
         for one in done:
             indexes = [*(f"{name} made" for name in one.indexes_made), *(f"{n} updated" for n in one.indexes_updated)]
             table.add_row(one.table, ", ".join(indexes), *_states(one.before, one.after))
-        console().print(table)
+        _print(arguments, table)
 
     _each(arguments, lambda name: maintenance.optimize(arguments.store, name, dry_run=arguments.dry_run), show)
 
@@ -102,9 +102,9 @@ def _clean(arguments: argparse.Namespace) -> None:
     def show(done: list[cleaning.Cleaned]) -> None:
         table = _table(arguments, "freed", "kept for tags", *_STATES)
         for one in done:
-            kept = [f"{version} ({', '.join(names)})" for version, names in one.versions_kept.items()]
+            kept = [f"{version} ({', '.join(pins)})" for version, pins in one.versions_kept.items()]
             table.add_row(one.table, decimal(one.bytes_removed), ", ".join(kept), *_states(one.before, one.after))
-        console().print(table)
+        _print(arguments, table)
         for left in found:
             folders = [*left.unfinished_tables, *(f"{cleaning.STAGING}/{name}" for name in left.staging)]
             word = "would be removed" if left.dry_run else "removed"
@@ -157,7 +157,7 @@ def _copy(arguments: argparse.Namespace) -> None:
     done = copies.copy(
         arguments.store,
         arguments.destination,
-        tables=arguments.tables or None,
+        tables=arguments.tables,
         version=arguments.version,
         tags=arguments.tags,
         dry_run=arguments.dry_run,
@@ -171,7 +171,7 @@ def _copy(arguments: argparse.Namespace) -> None:
         table.add_row(
             one.table, str(one.version), f"{one.rows:,}", size, ", ".join(one.tags), ", ".join(one.tags_left_out)
         )
-    console().print(table)
+    _print(arguments, table)
 
 
 def _upgrade(arguments: argparse.Namespace) -> None:
@@ -180,7 +180,7 @@ def _upgrade(arguments: argparse.Namespace) -> None:
         for one in done:
             versions = f"{one.found}" if one.found == one.reached else f"{one.found} → {one.reached}"
             table.add_row(one.table, versions, f"{one.rows:,}", ", ".join(one.columns_added), f"{one.rows_changed:,}")
-        console().print(table)
+        _print(arguments, table)
 
     upgrade.check(arguments.store, tables_named(arguments.store, arguments.tables or None))
     _each(arguments, lambda name: upgrade.upgrade(arguments.store, name, dry_run=arguments.dry_run), show)
@@ -204,10 +204,10 @@ def _each(
     plain: Callable[[list[Any]], object] | None = None,
 ) -> None:
     """Work table by table, and tell what was done even where one fails."""
-    names = tables_named(arguments.store, arguments.tables or None)
+    tables = tables_named(arguments.store, arguments.tables or None)
     done: list[Any] = []
     try:
-        for name in names:
+        for name in tables:
             done.append(work(name))  # noqa: PERF401 - what is done is told when one fails
     finally:
         if arguments.json:
@@ -217,8 +217,13 @@ def _each(
 
 
 def _table(arguments: argparse.Namespace, *columns: str) -> Table:
-    title = f"{arguments.store}, dry run: nothing was changed" if arguments.dry_run else str(arguments.store)
-    return Table("table", *columns, title=title)
+    return Table("table", *columns, title=str(arguments.store))
+
+
+def _print(arguments: argparse.Namespace, table: Table) -> None:
+    console().print(table)
+    if arguments.dry_run:
+        console().print("dry run: nothing was changed")
 
 
 def _word(arguments: argparse.Namespace, done: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from store import lance_io
-from store.conflicts import retried
+from store.conflicts import committed
 from utils.errors import StoreNotWritableError, TagError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -116,7 +116,7 @@ def restore(uri: str | Path, table: str, version: int | str, *, dry_run: bool = 
     if not dry_run:
         lance_io.check_writable(uri)
     if not dry_run and number != newest:
-        retried(
+        committed(
             lambda: lance_io.open_table(uri, table, number).restore(),  # type: ignore[no-untyped-call]
             what=f"restoring {table!r}",
         )

@@ -19,3 +19,8 @@ def print_json(value: object) -> None:
 def version_or_tag(text: str) -> int | str:
     """A version number where the text is one, else a tag."""
     return int(text) if text.isdecimal() else text
+
+
+def names(text: str) -> list[str]:
+    """The names in ``a,b``."""
+    return [name.strip() for name in text.split(",") if name.strip()]

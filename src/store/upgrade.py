@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 
 from store import lance_io
 from store.columns import SCHEMA_VERSION
-from store.conflicts import is_conflict, retried
+from store.conflicts import committed
 from store.schema_steps import STEPS, Added, Recomputed, Step
 from store.schemas import TABLES, primary_key, profile_of, schema_for
-from utils.errors import StoreNotWritableError, UpgradeError
+from utils.errors import UpgradeError
 
 _ROWS_AT_ONCE = 8192
 _KEY_METADATA = "lance-schema:"
@@ -132,7 +132,7 @@ def _change_columns(uri: str | Path, table: str, step: Step) -> None:
         if missing:
             _add(dataset, missing, primary_key(schema_for(table)))
 
-    _committed(uri, table, commit)
+    _committed(table, commit)
 
 
 def _add(dataset: lance.LanceDataset, missing: Sequence[Added], key: str) -> None:
@@ -155,7 +155,7 @@ def _recompute(uri: str | Path, table: str, step: Step, *, dry_run: bool) -> int
     for rows in _differing(dataset, work, key):
         changed += len(rows)
         if not dry_run:
-            _committed(uri, table, partial(_update, uri, table, key, rows))
+            _committed(table, partial(_update, uri, table, key, rows))
     return changed
 
 
@@ -186,17 +186,17 @@ def _reach(uri: str | Path, table: str, version: int) -> None:
     """Write the version, and with the last one what this release says about the table and its columns."""
     if version < SCHEMA_VERSION:
         number: dict[str, str | None] = {"schema_version": str(version)}
-        _committed(uri, table, lambda: lance_io.open_table(uri, table).update_schema_metadata(number))
+        _committed(table, lambda: lance_io.open_table(uri, table).update_schema_metadata(number))
         return
     found = lance_io.open_table(uri, table).schema
     wanted = schema_for(table, profile_of(found) if b"profile" in found.metadata else None)
-    _committed(uri, table, lambda: _tell(uri, table, wanted))
+    _committed(table, lambda: _tell(uri, table, wanted))
     stated: dict[str, str | None] = {**_text(wanted.metadata)}
     if not lance_io.same_shape(found.with_metadata(wanted.metadata), wanted):
         raise UpgradeError(
             f"table {table!r} in {uri} has other columns than schema version {version}; {_names(found, wanted)}"
         )
-    _committed(uri, table, lambda: lance_io.open_table(uri, table).update_schema_metadata(stated, replace=True))
+    _committed(table, lambda: lance_io.open_table(uri, table).update_schema_metadata(stated, replace=True))
 
 
 def _tell(uri: str | Path, table: str, wanted: pa.Schema) -> None:
@@ -226,13 +226,5 @@ def _names(found: pa.Schema, wanted: pa.Schema) -> str:
     return f"missing: {missing}, unknown: {sorted(set(fields) - set(wanted.names))}, of another type: {other}"
 
 
-def _committed(uri: str | Path, table: str, commit: Callable[[], object]) -> None:
-    def attempt() -> None:
-        try:
-            commit()
-        except OSError as error:
-            if is_conflict(error):
-                raise
-            raise StoreNotWritableError(f"table {table!r} in {uri} cannot be upgraded: {error}") from error
-
-    retried(attempt, what=f"the upgrade of {table!r}")
+def _committed(table: str, commit: Callable[[], object]) -> None:
+    committed(commit, what=f"the upgrade of {table!r}")

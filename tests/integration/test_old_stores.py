@@ -8,8 +8,12 @@ import lance
 import lancedb
 import pytest
 
+from dataflows import drivers
+from dataflows.config import from_mapping
 from store import lance_io, listing
+from store.__main__ import main
 from store.schemas import PROMPTS, SCHEMA_VERSION, profile_of
+from support import mini_region
 from utils.errors import SchemaError
 
 FROZEN = Path(__file__).parents[1] / "data"
@@ -41,3 +45,22 @@ def test_tables_open_with_every_reader(old_store):
 def test_writing_to_one_is_refused_with_both_versions(old_store):
     with pytest.raises(SchemaError, match=r"schema version 1, this is version 2"):
         lance_io.write(old_store, "prompts", PROMPTS.empty_table())
+
+
+def test_the_build_flow_goes_on_after_an_upgrade(old_store, tmp_path):
+    """The frozen store was built from this region: its chips and prompts are found again under their ids."""
+    settings = {"chip_px": 16, "halo_px": 8, "msi_px": 4, "background_near_ratio": 0.1, "background_far_ratio": 0.1}
+    region = mini_region.make(tmp_path / "region", store=old_store, commit_every=64, **settings)
+    with pytest.raises(SchemaError, match="python -m store upgrade"):
+        drivers.plan_build(from_mapping(region.settings))
+    assert main(["upgrade", "--store", str(old_store)]) == 0
+    before = lance_io.scan(old_store, "training_data", ["uuid"])["uuid"].to_pylist()
+    prompts = lance_io.scan(old_store, "prompts", ["prompt_id"])["prompt_id"].to_pylist()
+    assert len(drivers.plan_build(from_mapping(region.settings)).pending) > 0
+    summary = drivers.run("build", region.settings)
+    assert (summary.status, summary.failed) == ("done", 0)
+    after = lance_io.scan(old_store, "training_data", ["uuid", "index_inside_px"])
+    assert len(set(after["uuid"].to_pylist())) == len(after)
+    assert set(before) <= set(after["uuid"].to_pylist())
+    assert len(set(prompts) & set(lance_io.scan(old_store, "prompts", ["prompt_id"])["prompt_id"].to_pylist())) == 50
+    assert len(drivers.plan_build(from_mapping(region.settings)).pending) == 0

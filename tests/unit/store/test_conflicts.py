@@ -67,3 +67,11 @@ def test_other_failures_are_raised_as_they_are_at_once(error, waits):
 def test_no_attempt_is_a_mistake():
     with pytest.raises(ValueError, match="at least 1"):
         conflicts.retried(lambda: None, what="nothing", attempts=0)
+
+
+def test_upkeep_tells_other_failures_as_the_stores():
+    with pytest.raises(StoreError, match=r"cleaning 'runs' failed: No space left on device; check") as caught:
+        conflicts.committed(Losing(9, OSError("No space left on device")), what="cleaning 'runs'")
+    assert not isinstance(caught.value, StoreConflictError)
+    with pytest.raises(StoreConflictError):
+        conflicts.committed(Losing(99, OSError(LANCE_SAYS[0])), what="cleaning 'runs'")

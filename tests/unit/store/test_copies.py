@@ -1,12 +1,14 @@
 """A copy holds the same table at one version, or no table at all."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import lance
 import pytest
 
-from store import copies, lance_io, listing, maintenance, tags
+from store import cleaning, copies, lance_io, listing, maintenance, tags
 from support.store_rows import SMALL, rows_for
 from utils.errors import ConfigError, StoreError, StoreNotWritableError, TableNotFoundError, TagError
 
@@ -102,6 +104,33 @@ def test_a_killed_copy_is_no_table_and_goes_on(store, tmp_path, monkeypatch):
     assert {one.table: one.already_there for one in done} == {"masks": True, "splits": False, TABLE: False}
     both = [lance_io.open_table(uri, "splits").to_table() for uri in (store, tmp_path / "copy")]
     assert both[0].equals(both[1])
+
+
+def test_two_copies_at_once_both_end_well(store, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: copies.copy(store, tmp_path / "copy"), range(2)))
+    assert [one.table for one in done[0]] == [one.table for one in done[1]]
+    both = [lance_io.open_table(uri, TABLE).to_table() for uri in (store, tmp_path / "copy")]
+    assert both[0].equals(both[1])
+
+
+def test_a_copy_that_fails_is_typed_and_says_why(store, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(lance.LanceDataset, "deep_clone", full)
+    with pytest.raises(StoreNotWritableError, match=r"No space left.*it goes on where it stopped"):
+        copies.copy(store, tmp_path / "copy")
+    cleaning.clean(store, "masks", older_than=timedelta(0), no_writers=True)
+    source = lance_io.open_table(store, "masks")
+
+    def cleaned(*_):
+        shutil.rmtree(store / "masks.lance" / "_versions")
+        raise OSError("Not found")
+
+    monkeypatch.setattr(lance.LanceDataset, "deep_clone", cleaned)
+    with pytest.raises(TableNotFoundError, match=rf"version {source.version} of table 'masks' was cleaned away"):
+        copies.copy(store, tmp_path / "copy", tables=["masks"])
 
 
 def test_a_dry_run_writes_nothing(store, tmp_path):

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 
 import lance
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store import lance_io, maintenance
+from store import cleaning, lance_io, maintenance
 from store.schemas import TABLES, schema_for
 from store.table_state import row_bytes
 from support.store_rows import SMALL, rows_for
@@ -225,3 +226,27 @@ def test_row_widths_follow_the_pixels():
     wide = schema_for(TABLE, replace(ChipProfile(), height=1024, width=1024))
     assert maintenance.target_rows(wide) < maintenance.target_rows(schema) < 1024
     assert all(1 <= maintenance.target_rows(schema) <= 1 << 20 for schema in TABLES.values())
+
+
+def test_upkeep_is_due_where_many_fragments_would_go(tmp_path, monkeypatch):
+    for table, commits in (("splits", 6), ("runs", 3)):
+        filled(tmp_path, commits=commits, rows=1, table=table)
+    assert maintenance.due(tmp_path) == []
+    monkeypatch.setattr(maintenance, "DUE_FRAGMENTS", 5)
+    assert maintenance.due(tmp_path) == ["splits"]
+    maintenance.optimize(tmp_path, "splits")
+    assert maintenance.due(tmp_path) == []
+
+
+def test_a_hundred_commits_end_as_one_fragment(tmp_path):
+    """The shape of the load benchmark: a fragment and a version per commit, then one fragment and few versions."""
+    filled(tmp_path, commits=100, rows=2, table="splits")
+    before = content(tmp_path, "splits")
+    done = maintenance.optimize(tmp_path, "splits")
+    assert (done.before.fragments, done.before.versions, done.before.rows) == (100, 101, 200)
+    assert done.after.fragments == 1
+    assert done.after.versions <= done.before.versions + 4
+    cleaned = cleaning.clean(tmp_path, "splits", older_than=timedelta(0), no_writers=True)
+    assert (cleaned.after.fragments, cleaned.after.versions, cleaned.after.rows) == (1, 1, 200)
+    assert cleaned.after.bytes_stored < done.before.bytes_stored / 10
+    assert content(tmp_path, "splits").equals(before)

@@ -54,6 +54,14 @@ def test_tables_for_people(store: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert all(word in out for word in ("training_data", "splits", "2.2", "8×6 px"))
 
 
+def test_tables_say_where_upkeep_is_due(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.maintenance.DUE_FRAGMENTS", 1)
+    assert main(["tables", "--store", str(store)]) == 0
+    assert f"python -m store optimize --store {store} splits" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_store_comes_from_the_environment(
     store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

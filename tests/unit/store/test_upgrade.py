@@ -131,10 +131,9 @@ def test_a_second_upgrade_does_nothing(old):
     cloudy(old)
     upgraded(old)
     numbers = {table: lance_io.open_table(old, table).version for table in NAMES}
-    again = upgraded(old)
-    assert {one.table: (one.found, one.columns_added, one.rows_changed) for one in again} == dict.fromkeys(
-        NAMES, (SCHEMA_VERSION, (), 0)
-    )
+    nothing = (SCHEMA_VERSION, (), 0)
+    again = {one.table: (one.found, one.columns_added, one.rows_changed) for one in upgraded(old)}
+    assert again == dict.fromkeys(NAMES, nothing)
     assert {table: lance_io.open_table(old, table).version for table in NAMES} == numbers
 
 
@@ -159,14 +158,14 @@ def test_killed_at_any_commit_it_goes_on(old, tmp_path, monkeypatch, table, when
     for number in range(1, 30):
         calls = []
 
-        def dying(uri, name, commit, *, number=number, calls=calls):
+        def dying(name, commit, *, number=number, calls=calls):
             calls.append(commit)
             if when == "after":
-                committed(uri, name, commit)
+                committed(name, commit)
             if len(calls) == number:
                 raise KeyboardInterrupt
             if when == "before":
-                committed(uri, name, commit)
+                committed(name, commit)
 
         monkeypatch.setattr(upgrade, "_committed", dying)
         fresh = Path(shutil.copytree(old, tmp_path / f"killed-{number}"))
