@@ -68,3 +68,44 @@ def test_the_whole_flow_gives_the_rows_of_folders(remote, local):
     same(remote["store"], local)
     again = drivers.run("build", remote)
     assert (again.chips_pending, again.chips_written) == (0, 0)
+
+
+OUTAGES = {
+    "commit of chips": {
+        "kind": "status",
+        "status": 503,
+        "methods": ["PUT"],
+        "path": r"training_data\.lance/_versions",
+        "skip": 2,
+    },
+    "everything": {"kind": "cut", "skip": 160},
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_a_run_that_loses_its_store_half_way_goes_on_when_it_is_back(remote, local, told, outage):
+    with told.faults(OUTAGES[outage]), pytest.raises(errors.StoreUnreachableError, match="does not answer"):
+        drivers.run("build", remote)
+    written = lance_io.scan(remote["store"], "training_data", ["uuid"])
+    summary = drivers.run("build", remote, retry_errors=True)
+    print(f"{len(written)} rows before the outage, {summary.chips_written} after it")
+    assert summary.status == "done"
+    same(remote["store"], local)
+
+
+FLAKY = [
+    {"kind": "status", "status": 503, "every": 9},
+    {"kind": "status", "status": 500, "every": 31},
+    {"kind": "cut", "every": 17, "path": "tables"},
+    {"kind": "lost", "every": 5, "methods": ["PUT"], "path": "tables"},
+    {"kind": "drop", "after": 100, "every": 7, "methods": ["GET"]},
+    {"kind": "delay", "seconds": 0.5, "every": 23},
+]
+
+
+def test_a_network_that_drops_and_delays_and_answers_503_changes_no_row(remote, local, told):
+    with told.faults(*FLAKY), told.watched() as seen:
+        summary = drivers.run("build", remote)
+    print(f"{len(seen)} requests")
+    assert (summary.status, summary.chips_failed) == ("done", 0)
+    same(remote["store"], local)

@@ -123,6 +123,7 @@ def serving() -> Iterator[ObjectStore]:
         [sys.executable, str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
         env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
     )
