@@ -103,8 +103,8 @@ def remote_errors(uri: str | Path) -> Iterator[None]:
 def typed_errors(function: F) -> F:
     """A function whose first argument is a store's URI, with :func:`remote_errors` around it.
 
-    It must be one that may run twice: it is run again where an answer was cut off in the middle, which Lance, other than
-    a request that got no answer, does not ask for again.
+    It must be one that may run twice: where an answer was cut off in the middle, which Lance does not ask for again
+    (other than a request without an answer), it runs again.
     """
 
     @wraps(function)
