@@ -76,6 +76,7 @@ def table_exists(uri: str | Path, name: str) -> bool:
     return True
 
 
+@typed_errors
 def open_table(uri: str | Path, name: str, version: int | str | None = None) -> lance.LanceDataset:
     """Table ``name`` at its newest version, or pinned to a version number or tag.
 
@@ -99,6 +100,7 @@ def open_table(uri: str | Path, name: str, version: int | str | None = None) -> 
         ) from error
 
 
+@typed_errors
 def table_names(uri: str | Path) -> list[str]:
     """Names of the tables in the store, sorted; empty when the store does not exist.
 
@@ -115,6 +117,7 @@ def table_names(uri: str | Path) -> list[str]:
     return sorted(str(name) for name in getattr(listed, "tables", listed))
 
 
+@typed_errors
 def scan(
     uri: str | Path, name: str, columns: Sequence[str], where: str | None = None, version: int | str | None = None
 ) -> pa.Table:
@@ -135,6 +138,7 @@ def scan(
         raise StoreError(f"table {name!r} cannot be scanned for {list(columns)} where {where!r}: {error}") from error
 
 
+@typed_errors
 def write(
     uri: str | Path,
     name: str,
@@ -170,6 +174,7 @@ def write(
     )
 
 
+@typed_errors
 def write_chosen(
     uri: str | Path,
     name: str,
@@ -263,6 +268,7 @@ def check_schema(uri: str | Path, name: str, found: pa.Schema, wanted: pa.Schema
     raise SchemaError(f"table {name!r} in {uri} {what}; {todo}set `store` to another place")
 
 
+@typed_errors
 def delete(uri: str | Path, name: str, keys: Sequence[str]) -> int:
     """Delete the rows with these primary keys from the newest version; earlier versions keep them. Returns how many.
 
@@ -274,6 +280,7 @@ def delete(uri: str | Path, name: str, keys: Sequence[str]) -> int:
     return _by_key(uri, name, keys, lambda dataset, where: dataset.delete(where, conflict_retries=_RETRIES))
 
 
+@typed_errors
 def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, str]) -> int:
     """Set columns of the rows with these primary keys; ``values`` are SQL expressions. Returns how many rows.
 

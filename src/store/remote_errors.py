@@ -1,6 +1,7 @@
 """What the errors of storage libraries mean, as errors of ours and without secrets."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -24,6 +25,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Trouble = Literal["unreachable", "denied", "no bucket", "missing", ""]
 """What an error of a storage library means; empty for anything else."""
 
+_WAITS_S: Final = (0.2, 0.8, 3.0)
+_CUT_OFF = re.compile(r"response body|decoding response|before message completed", re.IGNORECASE)
 _STATUS = r"(?:status|code|HTTP error)(?: code)?[ :]*"
 _SIGNS: Final[tuple[tuple[Trouble, re.Pattern[str]], ...]] = (
     (
@@ -98,12 +101,24 @@ def remote_errors(uri: str | Path) -> Iterator[None]:
 
 
 def typed_errors(function: F) -> F:
-    """A function whose first argument is a store's URI, with :func:`remote_errors` around it."""
+    """A function whose first argument is a store's URI, with :func:`remote_errors` around it.
+
+    It must be one that may run twice: where an answer was cut off in the middle, which Lance does not ask for again
+    (other than a request without an answer), it runs again.
+    """
 
     @wraps(function)
     def guarded(uri: str | Path, *args: Any, **kwargs: Any) -> Any:
-        with remote_errors(uri):
-            return function(uri, *args, **kwargs)
+        waits = iter(_WAITS_S)
+        while True:
+            try:
+                with remote_errors(uri):
+                    return function(uri, *args, **kwargs)
+            except StoreUnreachableError as error:
+                wait = next(waits, None)
+                if wait is None or not _CUT_OFF.search(str(error)):
+                    raise
+            time.sleep(wait)
 
     return cast("F", guarded)
 

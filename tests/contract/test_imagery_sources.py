@@ -181,15 +181,17 @@ def test_an_object_store_is_catalogued_like_the_folder_it_was_copied_from(remote
         assert local.replace(json.dumps(str(layout.options["root"]))[1:-1], json.dumps(uri)[1:-1]) == remote
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_an_object_store_gives_the_pixels_of_the_folder(remote_layout, told, window):
+def test_an_object_store_gives_the_pixels_of_the_folder(remote_layout, told):
     layout, uri = remote_layout
     here, there = (
         imagery.get(layout.source, **layout.options | {"root": root}) for root in (layout.options["root"], uri)
     )
-    local, remote = (source.read(WINDOWS[window], RGB) for source in (here, there))
+    compared = different = 0
+    for grid in WINDOWS.values():
+        local, remote = (source.read(grid, RGB) for source in (here, there))
+        compared += local.data.size
+        different += int((local.data != remote.data).sum()) + int((local.valid != remote.valid).sum())
+        assert remote.scene_ids == local.scene_ids
     there.close()
-    print(f"{local.data.size} values compared, {(local.data != remote.data).sum()} different")
-    np.testing.assert_array_equal(remote.data, local.data)
-    np.testing.assert_array_equal(remote.valid, local.valid)
-    assert remote.scene_ids == local.scene_ids
+    print(f"{compared} values compared, {different} different")
+    assert (compared > 0, different) == (True, 0)

@@ -70,7 +70,8 @@ class ObjectStore:
 
     def keys(self, uri: str) -> list[str]:
         """Keys of the bucket at ``uri``, straight from the server."""
-        found = self._call("GET", f"/{uri.removeprefix('s3://')}?list-type=2&max-keys=1000").decode()
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        found = self._call("GET", f"/{bucket}?list-type=2&max-keys=1000").decode()
         return [part.partition("</Key>")[0] for part in found.split("<Key>")[1:]]
 
     def content(self, uri: str) -> bytes:
@@ -123,6 +124,7 @@ def serving() -> Iterator[ObjectStore]:
         [sys.executable, str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
         env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
     )

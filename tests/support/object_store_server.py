@@ -12,7 +12,8 @@ Faults are set by ``PUT /__faults__`` with a JSON list; each is an object with `
 - ``lost``: forwards and closes the connection without an answer: the server did it, and the client cannot know.
 - ``delay``: waits ``seconds``, then serves.
 
-``times`` limits how often a fault strikes (-1: always), ``methods`` and ``path`` (a regular expression, searched) whom.
+``times`` limits how often a fault strikes (-1: always), ``methods`` and ``path`` (a regular expression, searched) whom;
+``skip`` lets the first ones through, ``every`` strikes each n-th.
 ``GET /__requests__`` lists what was asked since the last ``DELETE /__requests__``.
 """
 
@@ -50,11 +51,12 @@ class Proxy(ThreadingHTTPServer):
         with self.lock:
             self.requests.append(f"{method} {path}")
             for fault in self.faults:
-                if fault["times"] == 0:
-                    continue
                 if method in fault.get("methods", [method]) and re.search(fault.get("path", ""), path):
-                    fault["times"] -= 1
-                    return fault
+                    fault["met"] += 1
+                    due = fault["met"] > fault["skip"] and fault["met"] % fault["every"] == 0
+                    if due and fault["times"] != 0:
+                        fault["times"] -= 1
+                        return fault
         return None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -133,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
         proxy = self.server
         with proxy.lock:
             if self.path == "/__faults__":
-                proxy.faults = [{"times": -1} | fault for fault in json.loads(body)]
+                proxy.faults = [{"times": -1, "met": 0, "skip": 0, "every": 1} | fault for fault in json.loads(body)]
             elif self.command == "DELETE":
                 proxy.requests.clear()
             found = json.dumps(proxy.requests).encode()
