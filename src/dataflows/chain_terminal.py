@@ -9,6 +9,9 @@ from rich.tree import Tree
 from dataflows.stage_recipes import STAGES
 from store.chain_differences import Comparison, Difference
 
+_WIDE = 140
+"""Columns a chain is given at least: it is piped to files as often as it is read."""
+
 _MOST = 12
 """Differences of one kind that are listed; the rest is counted."""
 
@@ -36,8 +39,7 @@ def print_chain(chain: Mapping[str, Any]) -> None:
     _add_masks(tree, chip, mask, chain["masks"])
     _add_run(tree, chain)
     _add_stale(tree, chain.get("stale"))
-    console = Console(markup=False, emoji=False)
-    console.print(tree, width=max(console.width, 140))
+    Console(markup=False, emoji=False, width=max(Console().width, _WIDE)).print(tree)
 
 
 def title(chain: Mapping[str, Any]) -> str:

@@ -94,7 +94,7 @@ def print_stale(report: StaleReport) -> None:
             stage = tree.add(f"{found.stage}: {found.recipe} then, {report.recipes[found.stage]} now")
             for text in why_texts(found):
                 stage.add(text)
-        console.print(tree, highlight=False, width=max(console.width, 140))
+        Console(markup=False, emoji=False, width=max(console.width, 140)).print(tree, highlight=False)
     for row in report.uuids:
         line(f"{row['uuid']}  {', '.join(row['stages'])}")
     if report.schema_version != SCHEMA_VERSION:

@@ -45,13 +45,20 @@ RUNS = table_schema(
         column("build_config", pa.string(), "Hash of the settings."),
         column("config", pa.string(), "JSON: the settings."),
         column("recipes", pa.string(), "JSON: stage → recipe hash."),
-        column("code", pa.string(), "JSON: stage → {module → hash of its code}."),
+        column(
+            "code",
+            pa.string(),
+            "JSON: stage → {module → {definition → hash of its code}}; `*` is all of a module, "
+            "`<module>` what runs on import. Runs before that: stage → {module → hash}.",
+        ),
         column(
             "inputs",
             pa.string(),
-            "JSON: catalogue, snapshot, label tables and files, dataset → key; kind → scene id → checksum.",
+            "JSON: catalogue, snapshot, label tables and files, datasets (name → key), scenes (kind → scene id → "
+            "checksum), tables (table → version the run found), weights (name → SHA-256 of the mask backend's files; "
+            "null without any), schema_version.",
         ),
-        column("packages", pa.string(), "JSON: package → version."),
+        column("packages", pa.string(), "JSON: package → version, `python` among them."),
         column("counts", pa.string(), "JSON: the run's summary; null while running.", null=True),
     ],
 )

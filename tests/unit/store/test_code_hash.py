@@ -178,7 +178,8 @@ FOLLOWED = {
         "top": "from toypkg.deep import f\nS = {}\ndef fill():\n    S['f'] = f()\ndef root():\n    return S\n"
     },
     "a global": {
-        "top": "from toypkg.deep import f\nS = None\ndef fill():\n    global S\n    S = f()\ndef root():\n    return S\n"
+        "top": "from toypkg.deep import f\nS = None\ndef fill():\n    global S\n    S = f()\n"
+        "def root():\n    return S\n"
     },
 }
 DEEP = "X = 1\ndef f():\n    return X\nclass C:\n    def m(self):\n        return X\nif X:\n    print(X)\n"
