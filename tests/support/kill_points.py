@@ -168,7 +168,7 @@ class Watch:
             self.tell(partition=named["partition"])
         elif label == "CommitBuffer.take":
             rows = arguments[1]
-            uuids = {key for part in rows.staged for key in part.keys}  # noqa: SIM118 - a field
+            uuids = {key for part in rows.staged for key in part.keys}
             uuids |= {uuid for table in rows.samples for uuid in table["uuid"].to_pylist()}
             self.tell(uuids=sorted(uuids), partitions=sorted({failure.partition for failure in rows.failures}))
         elif label == "ContextBuffer.add" and len(arguments[1]):
@@ -233,7 +233,7 @@ class Watch:
         if kill is None or (kill.point.what, kill.point.nth) != (what, nth) or "line" not in kill.point.moment:
             yield
             return
-        wanted = lines[int(kill.point.moment.split()[1]) - 1]
+        wanted = lines[int(kill.point.moment.removeprefix("line ")) - 1]
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:
             if frame.f_code is not function.__code__:
