@@ -61,7 +61,7 @@ def test_a_run_after_labels_changed_killed_between_marking_and_deleting(scenario
 def test_killed_anywhere_at_any_time(scenario, tmp_path, name):
     seed = int(os.environ.get("KILL_SEED") or secrets.randbelow(1 << 31))
     print(f"\nKILL_SEED={seed}")
-    rng = random.Random(f"{seed} {name}")
+    rng = random.Random(f"{seed} {name}")  # noqa: S311
     case = scenario(name)
     count = max(4, round(int(os.environ.get("KILLS") or 40) * SHARES[name]))
     at_random = round(count * AT_RANDOM)

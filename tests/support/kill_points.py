@@ -233,7 +233,7 @@ class Watch:
         if kill is None or (kill.point.what, kill.point.nth) != (what, nth) or "line" not in kill.point.moment:
             yield
             return
-        wanted = lines[int(kill.point.moment.split()[1]) - 1]
+        wanted = lines[int(kill.point.moment.removeprefix("line ")) - 1]
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:
             if frame.f_code is not function.__code__:

@@ -74,9 +74,9 @@ class Scenario:
     exit_code: int
     """What it ended with."""
 
-    def start_run(self, store: Path, folder: Path, kill: Kill | None = None) -> RunProcess:
-        """Start a run on ``store``."""
-        arguments = [*self.arguments, *EXTRA_ARGUMENTS, "--store", str(store), "--json"]
+    def start_run(self, store: Path, folder: Path, kill: Kill | None = None, more: Sequence[str] = ()) -> RunProcess:
+        """Start a run on ``store``, with ``more`` arguments."""
+        arguments = [*self.arguments, *EXTRA_ARGUMENTS, *more, "--store", str(store), "--json"]
         return RunProcess(arguments, folder, kill)
 
 
@@ -293,6 +293,11 @@ def lonlat(outline: shapely.Polygon) -> str:
     return str(reproject(outline, mini_region.EPSG, 4326).wkt)
 
 
+def moved(name: str, outline: shapely.Polygon) -> str:
+    """SQL that gives a label another outline."""
+    return f"UPDATE lake.pv SET geometry = ST_GeomFromText('{lonlat(outline)}') WHERE id = '{name}'"
+
+
 def insert(name: str, outline: shapely.Polygon, table: str = "pv") -> str:
     """SQL that adds a label, or a row of another table of id and geometry."""
     return f"INSERT INTO lake.{table} VALUES ('{name}', ST_GeomFromText('{lonlat(outline)}'))"
@@ -314,7 +319,7 @@ def changed_labels(root: Path) -> Scenario:
     mini_region.change(
         region,
         "DELETE FROM lake.pv WHERE id = '0'",
-        f"UPDATE lake.pv SET geometry = ST_GeomFromText('{lonlat(box(120, 55))}') WHERE id = '1'",
+        moved("1", box(120, 55)),
         *(insert(f"new-{k}", box(*place)) for k, place in enumerate([(25, 34), (196, 145), (66, 236), (255, 255)])),
     )
     return scenario("changed labels", ("run", "--config", str(file)), start, root / "changed")

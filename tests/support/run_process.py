@@ -22,7 +22,7 @@ import psutil
 from support.kill_points import Kill, Watch, events_of
 
 TESTS = Path(__file__).parents[1]
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 """A run that takes longer than this hangs."""
 
 
@@ -142,6 +142,12 @@ class RunProcess:
         self.wait_for("killed")
         while psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.002)
+
+    def end(self) -> None:
+        """Make sure that it is gone, held or not."""
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
 
     def resume(self) -> None:
         """Let it go on."""

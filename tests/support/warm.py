@@ -16,6 +16,7 @@ import dataflows.context_config
 import dataflows.drivers
 import dataflows.terminal
 import dataflows.vhr_local_loader  # noqa: F401
+import utils._s2_kernel  # noqa: F401
 from store import lineage
 from utils.indices import INDICES, spectral_index
 
