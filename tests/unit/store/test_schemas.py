@@ -120,7 +120,9 @@ def test_tables_without_a_profile_say_so() -> None:
 
 
 def test_unknown_tables_list_the_known() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown table 'chips'; known: context, datasets, errors, leases, masks"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown table 'chips'; known: context, datasets, errors, leases, masks"
+    ):
         schema_for("chips")
 
 
