@@ -9,8 +9,9 @@ coordinators, or one that was replaced, never leave two rows per key.
 import json
 import random
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,16 +23,19 @@ from lance.file import LanceFileReader
 from lance.fragment import FragmentMetadata, write_fragments
 
 from store import lance_io
+from store.conflicts import is_conflict
 from store.conformity import conform
 from store.lance_io import WriteReceipt
 from store.remote_errors import typed_errors
 from store.schemas import primary_key, schema_for
 from store.sql import literals
+from utils.errors import SchemaError
 from utils.types import ChipProfile
 
 _ATTEMPTS = 20
 _LONGEST_WAIT_S = 2.0
 _IDS_PER_VERSION = 1024
+"""Fragment ids, and so files, of one commit; row addresses hold 32 bits of id: enough for four million versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +65,16 @@ def stage(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | 
     schema = schema_for(name, profile)
     rows = conform(data, schema)
     dataset = lance_io.ensure_table(uri, name, profile=profile)
-    found = (
-        write_fragments(
-            rows.select(dataset.schema.names), dataset, mode="append", max_rows_per_file=max(1, len(rows)),
-            data_storage_version=lance_io.STORAGE_VERSION,
-        )
-        if len(rows)
-        else []
-    )  # fmt: skip
+    found: list[FragmentMetadata] = []
+    if len(rows):
+        with _typed_refusals(uri):
+            found = write_fragments(
+                rows.select(dataset.schema.names),
+                dataset,
+                mode="append",
+                max_rows_per_file=len(rows),
+                data_storage_version=lance_io.STORAGE_VERSION,
+            )
     return StagedRows(
         table=name,
         fragments=tuple(json.dumps(fragment.to_json()) for fragment in found),
@@ -95,14 +101,16 @@ def commit(
         planned_at: rows made after this moment by others stay as they are, see :func:`store.lance_io.write`.
 
     Raises:
-        StoreError: other writers came first again and again.
-        SchemaError: the table has another schema.
+        StoreConflictError: other writers came first again and again.
+        SchemaError: the table has another schema, or a key was staged twice; nothing was committed.
+        StoreNotWritableError: the place cannot be written.
     """
     waiting = [part for part in staged if len(part)]
+    _check_keys(name, waiting)
     inserted, updated = 0, 0
-    version = lance_io.open_table(uri, name).version
+    version = lance_io.ensure_table(uri, name, profile=profile).version
     for attempt in range(_ATTEMPTS):
-        dataset = lance_io.open_table(uri, name)
+        dataset = lance_io.ensure_table(uri, name, profile=profile)
         fresh, known = _parted(dataset, waiting)
         # the last attempt needs no luck: merge_insert brings its own retries
         if attempt == _ATTEMPTS - 1:
@@ -117,12 +125,15 @@ def commit(
         if not fresh:
             break
         try:
-            version = _merged(dataset, fresh).version
+            with _typed_refusals(uri):
+                version = _merged(dataset, fresh[:_IDS_PER_VERSION]).version
         except CommitConflictError:
             time.sleep(random.uniform(0, min(_LONGEST_WAIT_S, 0.02 * 2**attempt)))  # noqa: S311 - no secret
             continue
-        inserted += sum(map(len, fresh))
-        break
+        inserted += sum(map(len, fresh[:_IDS_PER_VERSION]))
+        waiting = fresh[_IDS_PER_VERSION:]
+        if not waiting:
+            break
     return WriteReceipt(table=name, version=version, inserted=inserted, updated=updated)
 
 
@@ -134,12 +145,36 @@ def commit_if_empty(uri: str | Path, name: str, data: pa.Table, *, profile: Chip
         SchemaError: ``data`` does not fit the table's schema.
         StoreNotWritableError: the place cannot be written.
     """
-    staged = stage(uri, name, data, profile=profile)
-    while not (dataset := lance_io.open_table(uri, name)).count_rows():
-        with suppress(CommitConflictError):
+    staged: StagedRows | None = None
+    while not (dataset := lance_io.ensure_table(uri, name, profile=profile)).count_rows():
+        staged = staged or stage(uri, name, data, profile=profile)
+        with suppress(CommitConflictError), _typed_refusals(uri):
             _merged(dataset, [staged])
             return True
     return False
+
+
+@contextmanager
+def _typed_refusals(uri: str | Path) -> Iterator[None]:
+    """Inside the block, a place that cannot be written is one of our errors, and a lost race is Lance's conflict."""
+    try:
+        yield
+    except CommitConflictError:
+        raise
+    except OSError as error:
+        if is_conflict(error):
+            raise CommitConflictError(str(error)) from error
+        raise lance_io.not_writable(uri, error) from error
+
+
+def _check_keys(name: str, staged: Sequence[StagedRows]) -> None:
+    counts = Counter(key for part in staged for key in part.keys)
+    twice = sorted(key for key, count in counts.items() if count > 1)
+    if twice:
+        raise SchemaError(
+            f"{len(twice)} keys of table {name!r} were staged twice, such as {', '.join(twice[:3])}; "
+            "commit one of them, then the other"
+        )
 
 
 def _parted(dataset: lance.LanceDataset, staged: Sequence[StagedRows]) -> tuple[list[StagedRows], list[StagedRows]]:

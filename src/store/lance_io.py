@@ -213,7 +213,7 @@ def _merged(uri: str | Path, name: str, dataset: lance.LanceDataset, rows: pa.Ta
         # an upgraded table keeps its old columns first
         stats: dict[str, Any] = upsert.execute(rows.select(dataset.schema.names))
     except OSError as error:
-        raise error if is_conflict(error) else _not_writable(uri, error) from error
+        raise error if is_conflict(error) else not_writable(uri, error) from error
     return WriteReceipt(
         table=name,
         version=dataset.version,
@@ -269,15 +269,22 @@ def check_schema(uri: str | Path, name: str, found: pa.Schema, wanted: pa.Schema
 
 
 @typed_errors
-def delete(uri: str | Path, name: str, keys: Sequence[str]) -> int:
+def delete(uri: str | Path, name: str, keys: Sequence[str], *, where: str | None = None) -> int:
     """Delete the rows with these primary keys from the newest version; earlier versions keep them. Returns how many.
+
+    Args:
+        uri: the store.
+        name: the table.
+        keys: primary keys.
+        where: delete only those that satisfy this too (Lance SQL), also where other writers come between.
 
     Raises:
         TableNotFoundError: the table does not exist.
         StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
     """
-    return _by_key(uri, name, keys, lambda dataset, where: dataset.delete(where, conflict_retries=_RETRIES))
+    also = f" AND ({where})" if where else ""
+    return _by_key(uri, name, keys, lambda dataset, these: dataset.delete(these + also, conflict_retries=_RETRIES))
 
 
 @typed_errors
@@ -312,7 +319,7 @@ def _change(uri: str | Path, name: str, where: str, change: Callable[[lance.Lanc
         try:
             change(dataset, where)
         except OSError as error:
-            raise error if is_conflict(error) else _not_writable(uri, error) from error
+            raise error if is_conflict(error) else not_writable(uri, error) from error
     return found
 
 
@@ -374,7 +381,7 @@ def check_writable(uri: str | Path) -> None:
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise _not_writable(uri, NotADirectoryError(place) if not place.is_dir() else PermissionError(place))
+        raise not_writable(uri, NotADirectoryError(place) if not place.is_dir() else PermissionError(place))
 
 
 def _open_or_create(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDataset:
@@ -407,7 +414,7 @@ def create_table(uri: str | Path, name: str, schema: pa.Schema) -> lance.LanceDa
     except OSError as error:
         if table_exists(uri, name):
             return open_table(uri, name)
-        raise error if is_conflict(error) else _not_writable(uri, error) from error
+        raise error if is_conflict(error) else not_writable(uri, error) from error
 
 
 def _probe(uri: str | Path) -> None:
@@ -416,13 +423,14 @@ def _probe(uri: str | Path) -> None:
     try:
         probe_writable(normalised(uri))
     except (OSError, ValueError, RuntimeError) as error:
-        failed = _not_writable(uri, error)
+        failed = not_writable(uri, error)
     else:
         return
     raise failed
 
 
-def _not_writable(uri: str | Path, error: Exception) -> StoreError:
+def not_writable(uri: str | Path, error: Exception) -> StoreError:
+    """What a refused write says of the store, as one of our errors."""
     if is_remote(uri):
         found = store_error(uri, error)
         if isinstance(found, StoreDeniedError):

@@ -67,8 +67,10 @@ def release(uri: str | Path, holder: Holder) -> None:
     Raises:
         StoreNotWritableError: the store cannot be written.
     """
-    rows = lance_io.scan(uri, "leases", ["lease_id"], f"run_id = {literal(holder.run_id)}")
-    lance_io.delete(uri, "leases", rows["lease_id"].to_pylist())
+    mine = f"run_id = {literal(holder.run_id)}"
+    rows = lance_io.scan(uri, "leases", ["lease_id"], mine)
+    # one that expired may have another holder by now
+    lance_io.delete(uri, "leases", rows["lease_id"].to_pylist(), where=mine)
 
 
 @typed_errors

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
-from store import lance_io
+from store import fragments, lance_io, leases
 from store.schemas import primary_key, schema_for
 from utils.types import ChipProfile
 
@@ -107,3 +107,27 @@ def race_to_create(uri: str, turns: int, writer: int, start: Barrier) -> None:
         data = rows_for("prompts", 1, first=writer)
         start.wait()
         lance_io.write(f"{uri}/{turn}", "prompts", data)
+
+
+def race_to_commit(uri: str, rounds: int, keys: int, writer: int, start: Barrier) -> None:
+    """Stage and commit the same new keys as other processes, round by round; ``run_id`` names the writer."""
+    start.wait()
+    for turn in range(rounds):
+        data = replaced(rows_for("training_data", keys, first=turn * keys), run_id=[f"writer {writer}"] * keys)
+        staged = fragments.stage(uri, "training_data", data, profile=SMALL)
+        fragments.commit(uri, "training_data", [staged], profile=SMALL)
+
+
+def race_to_be_first(uri: str, writer: int, start: Barrier, won: Any) -> None:
+    """Be the one of several processes that fills an empty table; puts whether it was into ``won``."""
+    start.wait()
+    won.put(fragments.commit_if_empty(uri, "splits", rows_for("splits", 1, first=writer)))
+
+
+def race_for_leases(uri: str, number: int, keys: int, start: Barrier, granted: Any) -> None:
+    """Claim the same leases as other processes, three at a time; puts those it got into ``granted``."""
+    start.wait()
+    holder, taken = leases.Holder(run_id=f"run {number}", lease_s=600.0), set[str]()
+    for first in range(0, keys, 3):
+        taken |= leases.claim(uri, holder, [f"key {key}" for key in range(first, first + 3)])
+    granted.put(taken)
