@@ -116,7 +116,7 @@ class _Moment:
 
 def _times(table: lance.LanceDataset) -> dict[int, datetime]:
     """Version → when it was committed."""
-    listed: list[dict[str, Any]] = table.versions()
+    listed: Any = table.versions()
     return {found["version"]: found["timestamp"] for found in listed}
 
 
