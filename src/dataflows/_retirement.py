@@ -1,7 +1,7 @@
 """What the store holds that no label asks for any more: prompts to retire with their masks, and chips to take back."""
 
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from dataflows._placement import LabelledGround
 from dataflows._positions import footprints_lonlat
 from store import lance_io
 from store.catalogue_place import same_place
+from store.sql import instant
 from utils.types import ChipProfile
 
 PROMPT_COLUMNS = (
@@ -112,8 +113,10 @@ def stored_retirement(store: str, scope: LabelScope) -> Retirement:
     return retirement_of(prompts, chips, replace(scope, sources=frozenset(same)))
 
 
-def retire(store: str, retirement: Retirement, snapshot: int | None) -> int:
+def retire(store: str, retirement: Retirement, snapshot: int | None, planned_at: datetime) -> int:
     """Mark prompts and masks, then delete the chips; returns the number of masks marked. Safe to run again.
+
+    Rows that another run made after ``planned_at`` are newer than this judgement and stay.
 
     Raises:
         StoreNotWritableError: the store cannot be written.
@@ -121,11 +124,12 @@ def retire(store: str, retirement: Retirement, snapshot: int | None) -> int:
     at = {"retired_at": "now()", "retired_snapshot": "CAST(NULL AS BIGINT)" if snapshot is None else str(int(snapshot))}
     masks = lance_io.scan(store, "masks", ["mask_id", "prompt_id"], "retired_at IS NULL")
     asked = masks.filter(pc.is_in(masks["prompt_id"], pa.array(retirement.prompt_ids, pa.string())))
-    marked = lance_io.mark(store, "masks", asked["mask_id"].to_pylist(), at) if len(asked) else 0
+    judged = f"created_at <= {instant(planned_at)}"
+    marked = lance_io.mark(store, "masks", asked["mask_id"].to_pylist(), at, where=judged) if len(asked) else 0
     if retirement.prompt_ids:
-        lance_io.mark(store, "prompts", retirement.prompt_ids, at)
+        lance_io.mark(store, "prompts", retirement.prompt_ids, at, where=judged)
     if retirement.chips:
-        lance_io.delete(store, "training_data", retirement.chips)
+        lance_io.delete(store, "training_data", retirement.chips, where=judged)
     return marked
 
 

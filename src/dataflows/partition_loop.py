@@ -100,7 +100,7 @@ def run_build(
         _record_inputs(config, build, manifests, run)
         buffer.fail(news)
         if build.retirement:
-            summary.masks_retired = retire(config.store, build.retirement, build.label_snapshot)
+            summary.masks_retired = retire(config.store, build.retirement, build.label_snapshot, build.planned_at)
         loop.flush()
         if not (fail_fast and news):
             with engine(_spec(config, build, run), _engine_options(config, driver, build)) as running:
@@ -161,6 +161,8 @@ class _Loop:
             self.flush()
             self._count_elsewhere()
             partitions, self._shares.elsewhere = self._shares.elsewhere, []
+            self._summary.partitions_waiting = len(partitions)
+            self._report(self._summary)
             if partitions:
                 self._shares.wait()
 

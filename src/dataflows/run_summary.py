@@ -23,6 +23,8 @@ class FlowSummary(ABC):
     """Partitions that failed as a whole."""
     partitions_elsewhere: int = 0
     """Partitions of this plan that another run made meanwhile."""
+    partitions_waiting: int = 0
+    """Partitions that another run holds, and this one waits for."""
     retried: int = 0
     """Times something was tried again because the network failed."""
     seconds: float = 0.0

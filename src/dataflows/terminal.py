@@ -65,6 +65,7 @@ def build_with_progress(
         def show(summary: RunSummary) -> None:
             bar.update(
                 task,
+                description="chips (waiting for another run)" if summary.partitions_waiting else "chips",
                 total=summary.chips_pending,
                 completed=summary.chips_settled,
                 skipped=summary.chips_skipped + summary.chips_failed_before + summary.chips_not_taken_before,

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -283,13 +284,23 @@ def delete(uri: str | Path, name: str, keys: Sequence[str], *, where: str | None
         StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
     """
-    also = f" AND ({where})" if where else ""
-    return _by_key(uri, name, keys, lambda dataset, these: dataset.delete(these + also, conflict_retries=_RETRIES))
+    return _by_key(
+        uri, name, keys, lambda dataset, these: dataset.delete(these, conflict_retries=_RETRIES), where=where
+    )
 
 
 @typed_errors
-def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, str]) -> int:
+def mark(
+    uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, str], *, where: str | None = None
+) -> int:
     """Set columns of the rows with these primary keys; ``values`` are SQL expressions. Returns how many rows.
+
+    Args:
+        uri: the store.
+        name: the table.
+        keys: primary keys.
+        values: column → SQL expression.
+        where: set them only in rows that satisfy this too (Lance SQL), also where other writers come between.
 
     Raises:
         TableNotFoundError: the table does not exist.
@@ -297,17 +308,26 @@ def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, s
         StoreNotWritableError: the place cannot be written.
     """
     return _by_key(
-        uri, name, keys, lambda dataset, where: dataset.update(dict(values), where, conflict_retries=_RETRIES)
+        uri,
+        name,
+        keys,
+        lambda dataset, these: dataset.update(dict(values), these, conflict_retries=_RETRIES),
+        where=where,
     )
 
 
 def _by_key(
-    uri: str | Path, name: str, keys: Sequence[str], change: Callable[[lance.LanceDataset, str], object]
+    uri: str | Path,
+    name: str,
+    keys: Sequence[str],
+    change: Callable[[lance.LanceDataset, str], object],
+    *,
+    where: str | None,
 ) -> int:
-    key, done = primary_key(schema_for(name)), 0
+    key, done, also = primary_key(schema_for(name)), 0, f" AND ({where})" if where else ""
     for start in range(0, len(keys), _KEYS_PER_STATEMENT):
-        where = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])})"
-        done += retried(lambda where=where: _change(uri, name, where, change), what=f"a change of rows of {name!r}")  # type: ignore[misc]
+        these = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])}){also}"
+        done += retried(partial(_change, uri, name, these, change), what=f"a change of rows of {name!r}")
     return done
 
 

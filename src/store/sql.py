@@ -1,6 +1,7 @@
 """Names and text as SQL, for DuckDB and for Lance's filters."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 
 def quoted(name: str) -> str:
@@ -21,3 +22,8 @@ def literal(text: str) -> str:
 def literals(texts: Iterable[str]) -> str:
     """SQL strings with commas between them, as ``IN (…)`` takes them."""
     return ", ".join(map(literal, texts))
+
+
+def instant(time: datetime) -> str:
+    """``time``, which has a zone, as an SQL timestamp in UTC."""
+    return f"timestamp '{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00:00'"
