@@ -92,7 +92,7 @@ def actions(uri: Path, rows: int) -> dict[str, Callable[[], object]]:
 
     new = [chips(next(fresh), 100) for _ in range(ROUNDS)]
     # reads must not see a table that the commits of earlier rounds made larger
-    other = shutil.copytree(uri, uri.with_name(f"{uri.name}-commits"), dirs_exist_ok=True)
+    other = shutil.copytree(uri, Path(tempfile.mkdtemp(dir=uri.parent)) / "commits")
     return {
         "open": lambda: lance_io.open_table(uri, TABLE),
         "filter by key": lambda: filtered(f"uuid IN ({wanted})"),
