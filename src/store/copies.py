@@ -1,16 +1,20 @@
 """Copies of tables and of whole stores, at one version each: the same rows, row ids, indexes and schema metadata.
 
-A table's version is committed last, after all of its files: a killed copy leaves a folder that no reader opens as a
-table. Run again, the copy goes on with the tables that are missing.
+A table is there once it is whole: its version is committed after all of its files. What a killed copy leaves is no
+table; run again, the copy goes on with the tables that are missing.
 """
 
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import lance
 
 from store import lance_io
+from store.cleaning import STAGING
 from store.table_state import tables_named, whole_tables
 from utils.errors import ConfigError, StoreError, StoreNotWritableError, TableNotFoundError, TagError
 
@@ -77,6 +81,11 @@ def copy(
     there = set(whole_tables(destination))
     same = {name for name in pinned if name in there and _same(pinned[name], destination, name)}
     for name in pinned:
+        if name not in there and _unfinished(destination, name):
+            raise StoreError(
+                f"{destination} holds an unfinished table {name!r}: wait until it is made, or remove what was left "
+                f"with `python -m store clean --store {destination}`"
+            )
         if name in there and name not in same:
             raise StoreError(
                 f"{destination} holds another table {name!r}; copy into another store, or remove "
@@ -102,7 +111,7 @@ def _copied(
     here = tuple(tag for tag, number in entries.items() if number == source.version) if tags else ()
     if not dry_run and not there:
         try:
-            source.deep_clone(lance_io.table_uri(destination, name), int(source.version))
+            _clone(source, destination, name)
         except OSError as error:
             # another copy may have been first
             if not (lance_io.table_exists(destination, name) and _same(source, destination, name)):
@@ -123,12 +132,36 @@ def _copied(
     )
 
 
+def _clone(source: lance.LanceDataset, destination: str | Path, name: str) -> None:
+    """Copy the files, then the version.
+
+    Locally they are made aside and moved in one step: two copies at once would truncate each other's files.
+    """
+    place, version = lance_io.table_uri(destination, name), int(source.version)
+    if "://" in str(destination):
+        source.deep_clone(place, version)
+        return
+    aside = Path(destination) / STAGING / f"copy-{uuid4().hex}"
+    source.deep_clone(str(aside / f"{name}.lance"), version)
+    try:
+        (aside / f"{name}.lance").rename(place)
+    finally:
+        shutil.rmtree(aside)
+    with suppress(OSError):
+        aside.parent.rmdir()
+
+
 def _set_tag(copied: lance.LanceDataset, tag: str) -> None:
     known = copied.tags.list().get(tag)
     if known is None:
         copied.tags.create(tag, int(copied.version))
     elif int(known["version"]) != copied.version:
         raise TagError(f"{copied.uri} has a tag {tag!r} at version {known['version']}; delete or move it first")
+
+
+def _unfinished(destination: str | Path, name: str) -> bool:
+    place = lance_io.table_uri(destination, name)
+    return "://" not in str(destination) and Path(place).is_dir() and any(Path(place).iterdir())
 
 
 def _same(source: lance.LanceDataset, destination: str | Path, name: str) -> bool:

@@ -6,6 +6,7 @@ that loses a race is planned anew; one that is killed leaves files that ``store.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -157,8 +158,9 @@ def _mostly_deleted(rows: int, deleted: int) -> bool:
 
 
 def _group_end(sizes: Sequence[int], target: int) -> int:
-    full = next((k for k in range(1, len(sizes)) if sum(sizes[:k]) >= target), len(sizes))
-    return full if sum(sizes[full:]) >= target else len(sizes)
+    until = list(accumulate(sizes))
+    full = next((k for k, rows in enumerate(until, 1) if rows >= target), len(sizes))
+    return full if until[-1] - until[full - 1] >= target else len(sizes)
 
 
 def fragment_rows(dataset: lance.LanceDataset) -> list[tuple[int, int]]:

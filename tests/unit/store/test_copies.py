@@ -106,12 +106,38 @@ def test_a_killed_copy_is_no_table_and_goes_on(store, tmp_path, monkeypatch):
     assert both[0].equals(both[1])
 
 
+def test_what_a_killed_copy_left_is_cleaned(store, tmp_path, monkeypatch):
+    def dying(dataset, target, reference):
+        (Path(target) / "data").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lance.LanceDataset, "deep_clone", dying)
+        with pytest.raises(KeyboardInterrupt):
+            copies.copy(store, tmp_path / "copy")
+    left = cleaning.clean_leftovers(tmp_path / "copy", older_than=timedelta(0), no_writers=True)
+    assert [name[:5] for name in left.staging] == ["copy-"]
+    assert list((tmp_path / "copy").rglob("data")) == []
+
+
+def test_an_unfinished_table_in_the_way_is_told_before_work(store, tmp_path):
+    (tmp_path / "copy" / "splits.lance" / "_transactions").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"unfinished table 'splits'.*store clean --store"):
+        copies.copy(store, tmp_path / "copy")
+    assert not lance_io.table_exists(tmp_path / "copy", "masks")
+
+
 def test_two_copies_at_once_both_end_well(store, tmp_path):
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda _: copies.copy(store, tmp_path / "copy"), range(2)))
     assert [one.table for one in done[0]] == [one.table for one in done[1]]
     both = [lance_io.open_table(uri, TABLE).to_table() for uri in (store, tmp_path / "copy")]
     assert both[0].equals(both[1])
+    assert [path.name for path in sorted((tmp_path / "copy").iterdir())] == [
+        "masks.lance",
+        "splits.lance",
+        "training_data.lance",
+    ]
 
 
 def test_a_copy_that_fails_is_typed_and_says_why(store, tmp_path, monkeypatch):
