@@ -42,10 +42,13 @@ def test_credentials_are_never_mixed(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the environment")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of the environment")
     options.use(options.checked({"access_key_id": "told", "secret_access_key": "told"}), ["s3://b"])
+    with pytest.raises(ConfigError, match="AWS_SESSION_TOKEN"):
+        options.storage_options("s3://b/x")
+    assert "aws_session_token" not in options.effective_options("s3://b/x")
+    assert options.gdal_options("s3://b/x")["AWS_SESSION_TOKEN"] == ""
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
     found = options.storage_options("s3://b/x")
     assert (found["aws_access_key_id"], found["aws_secret_access_key"]) == ("told", "told")
-    assert "aws_session_token" not in found
-    assert options.gdal_options("s3://b/x")["AWS_SESSION_TOKEN"] == ""
 
 
 def test_the_longest_prefix_wins():
