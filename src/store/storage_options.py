@@ -136,8 +136,8 @@ def storage_options(uri: str) -> dict[str, str] | None:
     """Options of Lance and LanceDB for a URI, secrets included; None for a path of this machine.
 
     Raises:
-        ConfigError: a ``${NAME}`` is not in the environment, the URI is none of an object store, or a session token of the
-            environment would be mixed with keys that were told.
+        ConfigError: a ``${NAME}`` is not in the environment, the URI is none of an object store, or a session token of
+            the environment would be mixed with keys that were told.
     """
     place = table_store(uri)
     if not is_remote(place):

@@ -79,6 +79,18 @@ def test_one_raster_of_a_web_server(layout, uri, told, caplog):
     assert not any(secret in f"{scene} {source.root!r} {caplog.text}" for secret in MARKED)
 
 
+def test_a_password_in_a_link_opens_and_shows_nowhere(layout, uri, told, caplog):
+    place = told.endpoint.replace("://", "://reader:pass-word-01@") + f"/{uri.removeprefix('s3://')}/a_top.tif"
+    source = imagery.get("local", root=place)
+    [scene] = source.scenes().to_pylist()
+    read = source.read(GRID, RGB)
+    with told.faults({"kind": "status", "status": 404}), pytest.raises(errors.AegirError) as caught:
+        imagery.get("local", root=place).scenes()
+    assert read.scene_ids == ("a_top",)
+    assert "reader:***@" in scene["assets"]
+    assert "pass-word-01" not in f"{scene} {source.root!r} {caplog.text} {caught.value!r}"
+
+
 def test_keys_beside_the_prefix_are_not_in_it(layout, uri, told):
     told.put(f"{uri}-other/c.tif", (layout.options["root"] / "a_top.tif").read_bytes())
     assert imagery.get("local", root=f"{uri}/").scenes()["scene_id"].to_pylist() == ["a_top", "b_below"]
