@@ -2,13 +2,14 @@
 
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from uuid import uuid4
 
 import pyarrow.fs as pafs
@@ -181,7 +182,12 @@ def _web_stamp(uri: str) -> tuple[int, int]:
 
 
 def _web_get(uri: str, headers: dict[str, str]) -> tuple[bytes, Any]:
-    request = urllib.request.Request(revealed(uri), headers=headers)  # noqa: S310 - the scheme is checked
+    parts = urlsplit(revealed(uri))
+    user, _, host = parts.netloc.rpartition("@")
+    if user:
+        headers = headers | {"Authorization": f"Basic {b64encode(unquote(user).encode()).decode()}"}
+    place = quote(urlunsplit(parts._replace(netloc=host)), safe="%/:=&?~#+!$,;'@()*[]")
+    request = urllib.request.Request(place, headers=headers)  # noqa: S310 - the scheme is checked
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         return answer.read(), answer.headers
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import rasterio
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
+from store.places import is_remote, is_web, name_of, normalised
 from utils.errors import ConfigError, GridError
 from utils.types import ChipGrid
 
@@ -22,25 +24,43 @@ def write_raster(
     grid: ChipGrid,
     *,
     tags: Mapping[str, str] | None = None,
-) -> Path:
+) -> Path | str:
     """Write float32 planes as one tiled, compressed GeoTIFF with overviews; NaN is nodata.
 
-    A file of that name is replaced in one step; a killed run leaves the old one, and a ``.part`` file beside it.
+    A file of that name is replaced in one step; a killed run leaves the old one, and a ``.part`` file beside it. In an
+    object store the object appears when it is complete.
 
     Args:
-        path: the file; its folder is made when missing.
+        path: the file, whose folder is made when missing; or URI of an object (``s3://bucket/key.tif``).
         planes: band description → plane of shape (rows, columns) of ``grid``, in band order.
         grid: where the pixels lie.
         tags: file tags.
+
+    Returns:
+        the file written; the URI of an object.
 
     Raises:
         GridError: there is no plane, or one of another shape than the grid's.
         ConfigError: the place cannot be written.
     """
-    target, shape = Path(path), (grid.height, grid.width)
+    target, shape = normalised(path), (grid.height, grid.width)
     wrong = [name for name, plane in planes.items() if plane.shape != shape]
     if wrong or not planes:
         raise GridError(f"{target}: {'no planes' if not planes else ', '.join(wrong)} to write on a grid of {shape}")
+    if not is_remote(target):
+        return _write_here(Path(target), planes, grid, tags or {})
+    if is_web(target):
+        raise ConfigError(f"{target}: a web server cannot be written; choose a folder or s3://bucket/key.tif")
+    from store.object_store import upload  # noqa: PLC0415 - Arrow's file systems, not needed for folders
+
+    with TemporaryDirectory() as folder:
+        upload(_write_here(Path(folder) / name_of(target), planes, grid, tags or {}), target)
+    return target
+
+
+def _write_here(
+    target: Path, planes: Mapping[str, NDArray[np.float32]], grid: ChipGrid, tags: Mapping[str, str]
+) -> Path:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +76,7 @@ def write_raster(
             transform=grid.affine,
             nodata=np.nan,
         ) as raster:
-            raster.update_tags(**(tags or {}))
+            raster.update_tags(**tags)
             for number, (name, plane) in enumerate(planes.items(), start=1):
                 raster.write(plane, number)
                 raster.set_band_description(number, name)

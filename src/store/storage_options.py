@@ -136,12 +136,19 @@ def storage_options(uri: str) -> dict[str, str] | None:
     """Options of Lance and LanceDB for a URI, secrets included; None for a path of this machine.
 
     Raises:
-        ConfigError: a ``${NAME}`` is not in the environment, or the URI is none of an object store.
+        ConfigError: a ``${NAME}`` is not in the environment, the URI is none of an object store, or a session token of
+            the environment would be mixed with keys that were told.
     """
     place = table_store(uri)
     if not is_remote(place):
         return None
     options = effective_options(place)
+    if "aws_access_key_id" in options and "aws_session_token" not in options and os.environ.get("AWS_SESSION_TOKEN"):
+        # Lance completes options from the environment
+        raise ConfigError(
+            f"{place}: its storage_options hold keys without a session token, and the AWS_SESSION_TOKEN of the "
+            "environment belongs to other keys but would be sent; unset it, or give aws_session_token"
+        )
     return options | {
         name: f"{round(seconds(options[name]) * 1000)}ms" for name in ("connect_timeout", "request_timeout")
     }
