@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lance
 import pyarrow as pa
@@ -116,8 +116,7 @@ class _Moment:
 
 def _times(table: lance.LanceDataset) -> dict[int, datetime]:
     """Version → when it was committed."""
-    listed: Any = table.versions()
-    return {found["version"]: found["timestamp"] for found in listed}
+    return {int(found["version"]): cast("datetime", found["timestamp"]) for found in table.versions()}
 
 
 def _chip_chain(moment: _Moment, chip: dict[str, Any]) -> dict[str, Any]:

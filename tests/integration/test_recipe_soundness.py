@@ -8,21 +8,20 @@ recipe of that node's stage has to change. Comments, docstrings, blank lines and
 import ast
 import dis
 import sys
+import threading
 from collections import defaultdict
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, ModuleType
 
 import pytest
 
 from dataflows import drivers
-from dataflows.build_record import described_run
 from dataflows.config import from_mapping
-from dataflows.partition_loop import _provenance, run_partition
 from dataflows.stage_recipes import STAGE_TAGS, STAGES, stage_functions, stage_recipes
 from store import code_hash, imagery
 from store.code_hash import OURS, WITHOUT_ALGORITHM, CodeBase
-from store.commit_buffer import CommitBuffer
 from support import mini_region
 
 SRC = Path(__file__).parents[2] / "src"
@@ -31,6 +30,7 @@ OUTSIDE = WITHOUT_ALGORITHM
 """Modules no recipe counts: schemas, and the door rows pass as they are."""
 
 
+@cache
 def module_of(path: str) -> str | None:
     place = Path(path)
     if not place.is_relative_to(SRC):
@@ -48,8 +48,7 @@ class Trace:
         self.codes: dict[str, set[tuple[CodeType, str]]] = defaultdict(set)
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        module = module_of(frame.f_code.co_filename) if event == "call" else None
-        if module is None:
+        if event != "call" or (module := module_of(frame.f_code.co_filename)) is None:
             return
         above: FrameType | None = frame
         while above is not None and above.f_code not in self.nodes:
@@ -105,21 +104,14 @@ def traced(tmp_path_factory):
         for function in (node.originating_functions or ()) if stage and name in upstream else ():
             nodes[function.__code__] = stage
     trace = Trace(nodes)
+    threading.setprofile(trace)
     sys.setprofile(trace)
     try:
-        build = drivers.plan(config, driver)
+        summary = drivers.run("build", config)
     finally:
         sys.setprofile(None)
-    run = described_run(config, build, driver, {})
-    buffer = CommitBuffer(
-        config.store, config.profile, run_id=run.run_id, build_config=config.build_config, commit_every=99
-    )
-    sys.setprofile(trace)
-    try:
-        for partition in build.partitions:
-            run_partition(driver, build, partition, _provenance(config, build, run), buffer)
-    finally:
-        sys.setprofile(None)
+        threading.setprofile(None)
+    assert summary.chips_written > 0
     return trace, driver, config
 
 
