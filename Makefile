@@ -5,12 +5,13 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 export HAMILTON_AUTOLOAD_EXTENSIONS := 0
 
-.PHONY: help venv demo test test-slow check bench lock clean
+.PHONY: help venv demo test test-slow test-nightly check bench lock clean
 
 help:
 	@echo "make demo       one turn of the flywheel on a generated sample region"
 	@echo "make test       checks and tests"
 	@echo "make test-slow  the heavy tests"
+	@echo "make test-nightly  runs killed at 200 points and times; KILLS, KILL_SEED and KILL_ARGS say how"
 	@echo "make check      formatting, lint, types, import rules"
 	@echo "make bench      benchmarks, side by side with peers"
 	@echo "make venv       the environment for development"
@@ -53,6 +54,9 @@ test: check
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
+
+test-nightly: .venv/.dev
+	KILLS=$${KILLS:-200} $(BIN)/python -m pytest tests/integration/test_kills.py -m slow -s
 
 bench: .venv/.dev
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
