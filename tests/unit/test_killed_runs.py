@@ -1,15 +1,18 @@
 """Which kills the harness draws, and that a watched call dies where it was told to."""
 
 import json
+import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from support.kill_points import HARD, MANNERS, Point
 from support.killed_runs import Scenario, kill_at, kills_at_points, kills_at_random, series
+from support.run_process import workers_of
 
 POINTS = tuple(
     Point(f"write {table}", nth, moment)
@@ -76,8 +79,24 @@ def test_a_watched_call_dies_where_it_was_told_to(tmp_path, manner, moment, code
         "    sys.exit(130)\n"
     )
     done = subprocess.run(
-        [sys.executable, script, tmp_path / "events", tmp_path / "store"], check=False, capture_output=True, text=True
+        [sys.executable, script, tmp_path / "events", tmp_path / "store"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.returncode == code, done.stderr
     told = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
     assert told[-1]["killed"] == {"what": "write prompts", "nth": 2, "moment": moment}
+
+
+def test_workers_are_the_processes_a_run_started():
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as run:
+        end = time.monotonic() + 30
+        while not (workers := workers_of(run.pid)) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(workers) == 1
+        assert workers != [run.pid]
+        run.communicate(b"\n")
+    assert workers_of(run.pid) == []
