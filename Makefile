@@ -11,7 +11,7 @@ help:
 	@echo "make demo       one turn of the flywheel on a generated sample region"
 	@echo "make test       checks and tests"
 	@echo "make test-slow  the heavy tests"
-	@echo "make test-nightly  200 kills and what else takes hours"
+	@echo "make test-nightly  runs killed at 200 points and times; KILLS, KILL_SEED and KILL_ARGS say how"
 	@echo "make check      formatting, lint, types, import rules"
 	@echo "make bench      benchmarks, side by side with peers"
 	@echo "make venv       the environment for development"
@@ -50,13 +50,13 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python -m pytest -m "not slow and not nightly"
+	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m "slow and not nightly"
+	$(BIN)/python -m pytest -m slow
 
 test-nightly: .venv/.dev
-	KILLS=$${KILLS:-200} $(BIN)/python -m pytest -m nightly -s
+	KILLS=$${KILLS:-200} $(BIN)/python -m pytest tests/integration/test_kills.py -m slow -s
 
 bench: .venv/.dev
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -347,3 +347,33 @@ def test_a_slow_run_with_older_labels_replaces_nothing_newer(tmp_path, stands):
     assert (last.summary["chips_written"], last.summary["chips_retired"], last.summary["prompts_retired"]) == (0, 0, 0)
     assert store_comparison.half_rows(store, settled=True) == []
     assert store_comparison.duplicates(store) == []
+
+
+def test_rows_made_late_from_older_labels_do_not_stand_in_the_way_of_newer_ones(tmp_path):
+    """The older plan makes and commits its rows after the newer plan was made, and before that one commits."""
+    region = killed_runs.small_region(tmp_path / "region")
+    arguments = ("run", "--config", str(killed_runs.settings_file(region)))
+    watched = killed_runs.scenario("older labels", arguments, None, tmp_path / "region")
+    store, alone = tmp_path / "lancedb", tmp_path / "alone"
+    hold = killed_runs.kill_at(watched, "SIGSTOP", "Run.record", "before", 1)
+    older = watched.start_run(store, tmp_path / "older", hold, SHORT_LEASE)
+    try:
+        older.wait_until_held()
+        change_labels(region)
+        shutil.copytree(store, alone)
+        newer = watched.start_run(store, tmp_path / "newer", hold, SHORT_LEASE)
+        try:
+            newer.wait_until_held()
+            older.resume()
+            assert older.wait() == 0, older.output
+            newer.resume()
+            assert newer.wait() == 0, newer.output
+        finally:
+            newer.end()
+    finally:
+        older.end()
+    # the same labels and split rule, and nobody else at work
+    assert watched.start_run(alone, tmp_path / "by-itself").wait() == 0
+    wanted, found = (store_comparison.rows_of(uri, "training_data") for uri in (alone, store))
+    lost, other, _ = changed_rows(wanted, found)
+    assert (lost, other) == ([], {})

@@ -125,7 +125,7 @@ class Watch:
         original = getattr(holder, name, None)
         if original is None:
             return
-        is_lance = module.split(".", maxsplit=1)[0] == "lance"
+        is_lance = module.partition(".")[0] == "lance"
         label = f"{owner}.{name}" if owner else name
         lines = [] if is_lance else _lines_of(original)
 
