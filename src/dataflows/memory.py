@@ -1,6 +1,8 @@
 """How many chips may be in the making at once under a memory budget."""
 
 import re
+from fractions import Fraction
+from math import ceil
 from typing import Protocol
 
 from utils.errors import ConfigError
@@ -9,8 +11,8 @@ from utils.types import ChipProfile
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _BYTES_PER_VHR_PIXEL = 40
 _BYTES_PER_MSI_PIXEL = 12
-_SHARE_IN_THE_MAKING = 0.6
-_SHARE_WAITING = 0.2
+_SHARE_IN_THE_MAKING = Fraction(6, 10)
+_SHARE_WAITING = Fraction(2, 10)
 
 
 class _Settings(Protocol):
@@ -31,7 +33,7 @@ def parsed_bytes(text: str) -> int:
         ConfigError: the text is no size, or not above 0.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(text).upper())
-    size = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    size = int(Fraction(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
     if size <= 0:
         raise ConfigError(f"memory_budget is {text!r}; give a size such as 512MB, 2GB or 1.5GiB")
     return size
@@ -54,10 +56,12 @@ def most_chips(settings: _Settings, *, workers: int) -> int:
     budget = parsed_bytes(settings.memory_budget)
     most = int(_SHARE_IN_THE_MAKING * budget / workers / chip_bytes(settings))
     if most < 1:
-        need = chip_bytes(settings) * workers / _SHARE_IN_THE_MAKING
+        need = ceil(chip_bytes(settings) * workers / _SHARE_IN_THE_MAKING / 10**6)
+        chips, fewer = (
+            ("one chip", "") if workers == 1 else (f"{workers} chips at once, one per worker", " or fewer workers")
+        )
         raise ConfigError(
-            f"memory_budget {settings.memory_budget} is too small for {workers} chips at once, one per worker; "
-            f"give at least {need / 1e6:.0f}MB or fewer workers"
+            f"memory_budget {settings.memory_budget} is too small for {chips}; give at least {need}MB{fewer}"
         )
     return most
 

@@ -67,6 +67,7 @@ def run_build(
     start = time.monotonic()
     report = progress or (lambda _: None)
     engine = engines.get(config.engine)
+    most = most_chips(config, workers=worker_count(config))
 
     def planned() -> BuildPlan:
         return plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot, only_stale=only_stale)
@@ -93,7 +94,7 @@ def run_build(
     _tidy_after_kills(config.store)
     if not (build.partitions or news or build.retirement):
         return _ended(summary, start, report)
-    shares = WorkShares(config, build, run.run_id, most_chips=most_chips(config, workers=worker_count(config)))
+    shares = WorkShares(config, build, run.run_id, most_chips=most)
     loop = _Loop(config, build, buffer, shares, summary, report, fail_fast=fail_fast)
     run.record(config.store, "running")
     try:

@@ -1,8 +1,10 @@
 """Which failures pass by themselves, and how long to wait for that."""
 
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 _TRANSIENT = frozenset(
     {
@@ -10,6 +12,8 @@ _TRANSIENT = frozenset(
         "BrokenPipeError", "TimeoutError", "IncompleteRead", "RemoteDisconnected",
     }
 )  # fmt: skip
+
+Result = TypeVar("Result")
 
 
 def is_transient_type(error_type: str) -> bool:
@@ -47,3 +51,16 @@ class RetryPolicy:
         for number in range(self.retries):
             span = min(self.longest_wait_s, self.first_wait_s * 2**number)
             yield random.uniform(span / 2, span)  # noqa: S311 - no secret
+
+    def call(self, action: Callable[[], Result]) -> tuple[Result, int]:
+        """What ``action`` returns, called again after a wait where the network failed; and how often it was."""
+        retried = 0
+        for wait in self.waits():
+            try:
+                return action(), retried
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+            retried += 1
+            time.sleep(wait)
+        return action(), retried

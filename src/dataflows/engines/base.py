@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol, Self
 
@@ -10,8 +10,10 @@ from hamilton.driver import Driver
 
 from dataflows.config import BuildConfig
 from dataflows.lance_writer import Provenance
-from dataflows.partition_task import PartitionOutcome, PartitionTask, run_partition
+from dataflows.partition_task import PartitionOutcome, PartitionTask, lost, run_partition
 from store.fingerprint import digest
+from utils.errors import StoreError
+from utils.failures import interrupted
 from utils.retry import RetryPolicy
 
 WORKERS_OWN = ("vhr_imagery", "msi_imagery", "mask_segmenter")
@@ -77,16 +79,40 @@ class Worker:
     """What it was told."""
 
     def run(self, task: PartitionTask) -> PartitionOutcome:
-        """Make the task's rows; pixels go to files of their table, so that only metadata travels back."""
-        outcome = run_partition(self.driver, self.made_once, task, self.spec.provenance, self.spec.policy)
-        outcome.rows.stage(self.spec.config.store, self.spec.config.profile)
-        return outcome
+        """Make the task's rows; pixels go to files of their table, so that only metadata travels back.
+
+        Raises:
+            StoreError: the files cannot be written.
+        """
+        config, policy = self.spec.config, self.spec.policy
+        outcome = run_partition(self.driver, self.made_once, task, self.spec.provenance, policy)
+        _, retried = policy.call(lambda: outcome.rows.stage(config.store, config.profile))
+        return replace(outcome, retried=outcome.retried + retried)
 
 
 _told: dict[str, WorkerSpec] = {}
 
 
-def worker_of(spec: WorkerSpec) -> Worker:
+def run_task(spec: WorkerSpec, task: PartitionTask) -> PartitionOutcome:
+    """One task in a worker process; where its readers or weights cannot be made there, the task fails as a whole.
+
+    Raises:
+        StoreError: what cannot be stored ends the run, as it does in the run's own process.
+        KeyboardInterrupt: the worker was interrupted.
+    """
+    try:
+        worker, retried = spec.policy.call(lambda: _worker_of(spec))
+        outcome = worker.run(task)
+    except StoreError:
+        raise
+    except Exception as error:  # whatever fails in one worker, the others go on
+        if interrupted(error):
+            raise KeyboardInterrupt from error
+        return lost(task, error)
+    return replace(outcome, retried=outcome.retried + retried)
+
+
+def _worker_of(spec: WorkerSpec) -> Worker:
     """This process's worker for ``spec``, made on first use."""
     _told[spec.key] = spec
     return _worker(spec.key)

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import Self
 
-from dataflows.engines.base import TRIES, EngineOptions, WorkerSpec, worker_of
+from dataflows.engines.base import TRIES, EngineOptions, WorkerSpec, run_task
 from dataflows.partition_task import PartitionOutcome, PartitionTask, lost
 from utils.errors import WorkerLostError
 
@@ -121,4 +121,4 @@ def _end_with(parent: BaseProcess) -> None:
 def _run(task: PartitionTask) -> PartitionOutcome:
     if _spec is None:
         raise WorkerLostError("the worker was never told its settings")
-    return worker_of(_spec).run(task)
+    return run_task(_spec, task)

@@ -1,39 +1,38 @@
 """Partitions as Ray tasks, on this machine or a cluster. Needs the extra ``[ray]``."""
 
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any, Self
 
-from dataflows.engines.base import TRIES, EngineOptions, WorkerSpec, worker_of
+from dataflows.engines.base import TRIES, EngineOptions, WorkerSpec, run_task
 from dataflows.partition_task import PartitionOutcome, PartitionTask, lost
-from utils.errors import ConfigError, WorkerLostError
+from utils.errors import AegirError, ConfigError, WorkerLostError
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+for _name, _value in _QUIET.items():
+    os.environ.setdefault(_name, _value)
+try:
+    import ray as _ray
+except ImportError as _error:
+    raise ConfigError("the engine `ray` needs the extra: pip install 'aegir-lightning-lance[ray]'") from _error
+
+_PATIENCE_S = 5.0
 
 
 class RayEngine:
     """Plain remote tasks: Ray gives a task out again when its worker or node dies."""
 
     def __init__(self, spec: WorkerSpec, options: EngineOptions) -> None:
-        """Check that Ray is there; nothing is started yet.
-
-        Raises:
-            ConfigError: Ray is not installed.
-        """
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
-        try:
-            import ray  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            raise ConfigError("the engine `ray` needs the extra: pip install 'aegir-lightning-lance[ray]'") from error
-        self._ray: Any = ray
+        """Nothing is started yet."""
+        self._ray: Any = _ray
         self._spec, self._options = spec, options
         self._started = False
 
     def outcomes(self, tasks: Iterator[PartitionTask]) -> Iterator[PartitionOutcome]:
         """Outcomes in the order they are done; as many tasks are out as the cluster has CPUs, and a half more."""
         ray = self._ray
-        remote = ray.remote(max_retries=TRIES - 1, num_cpus=1)(_run)
+        remote = ray.remote(max_retries=TRIES - 1, num_cpus=1)(run_task)
         spec = ray.put(self._spec)
         out: dict[Any, PartitionTask] = {}
         cpus = int(self._options.workers or ray.cluster_resources().get("CPU", 1))
@@ -48,10 +47,12 @@ class RayEngine:
                 task = out.pop(reference)
                 try:
                     yield ray.get(reference)
-                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-                    yield lost(task, WorkerLostError(f"its worker died {TRIES} times: {str(error).splitlines()[0]}"))
-                except (ray.exceptions.RayTaskError, ray.exceptions.RaySystemError) as error:
+                except ray.exceptions.RayTaskError as error:
+                    if isinstance(error.cause, AegirError):
+                        raise error.cause from None
                     yield lost(task, error)
+                except ray.exceptions.RayError as error:
+                    yield lost(task, WorkerLostError(f"its worker died {TRIES} times: {str(error).splitlines()[0]}"))
 
     def __enter__(self) -> Self:
         """Connect to the cluster, or start one of ``workers`` CPUs on this machine.
@@ -62,6 +63,7 @@ class RayEngine:
         ray = self._ray
         if ray.is_initialized():
             return self
+        _check_answers(self._options.address)
         local = {} if self._options.address else {"num_cpus": self._options.workers, "include_dashboard": False}
         try:
             ray.init(address=self._options.address, log_to_driver=False, logging_level="error", **local)
@@ -76,5 +78,20 @@ class RayEngine:
             self._ray.shutdown()
 
 
-def _run(spec: WorkerSpec, task: PartitionTask) -> PartitionOutcome:
-    return worker_of(spec).run(task)
+def _check_answers(address: str | None) -> None:
+    """Refuse an address where nothing listens: Ray itself would try for minutes.
+
+    Raises:
+        ConfigError: nobody answers at the host and port of ``address``.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        # words such as `auto`, which Ray knows or refuses at once
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"no Ray cluster at {address!r}: {error}; set ray_address to HOST:PORT of its head node "
+            "(`ray start --head` prints it), or leave it out to start one here"
+        ) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from store import leases, lance_io
+from store import lance_io, leases
 from store.leases import Holder, claim, living, release
 from support.store_rows import race_for_leases
 
