@@ -6,7 +6,6 @@ table; run again, the copy goes on with the tables that are missing.
 
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -147,8 +146,6 @@ def _clone(source: lance.LanceDataset, destination: str | Path, name: str) -> No
         (aside / f"{name}.lance").rename(place)
     finally:
         shutil.rmtree(aside)
-    with suppress(OSError):
-        aside.parent.rmdir()
 
 
 def _set_tag(copied: lance.LanceDataset, tag: str) -> None:

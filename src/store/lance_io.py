@@ -29,6 +29,7 @@ from utils.errors import (
 from utils.types import ChipProfile
 
 STORAGE_VERSION: Final = "2.2"
+"""Storage format of new tables: what Lance calls stable. Commits take no other; a test holds the two together."""
 DEFAULT_STORE = "data/lancedb"
 _RETRIES = 20
 _INDEX_ATTEMPTS = 5

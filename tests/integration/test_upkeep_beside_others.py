@@ -66,7 +66,7 @@ def test_writers_lose_nothing_to_optimising_and_cleaning(store):
     assert sorted(found["uuid"].to_pylist()) == sorted(wanted)
 
 
-@pytest.mark.parametrize("wait_s", [0.6, 1.1])
+@pytest.mark.parametrize("wait_s", [0.6, pytest.param(1.1, marks=pytest.mark.slow)])
 def test_killed_while_optimising_it_keeps_every_row_and_leaves_what_clean_removes(store, wait_s):
     worker = SPAWN.Process(target=upkeep.optimise_for_ever, args=(store,))
     worker.start()
@@ -87,6 +87,7 @@ def test_killed_while_optimising_it_keeps_every_row_and_leaves_what_clean_remove
     assert {path.name for path in Path(store, f"{TABLE}.lance", "data").iterdir()} == files
 
 
+@pytest.mark.slow
 def test_killed_while_copying_no_half_table_is_a_table(store, tmp_path):
     worker = SPAWN.Process(target=upkeep.copy_for_ever, args=(store, str(tmp_path / "copies")))
     worker.start()

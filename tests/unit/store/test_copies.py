@@ -133,7 +133,8 @@ def test_two_copies_at_once_both_end_well(store, tmp_path):
     assert [one.table for one in done[0]] == [one.table for one in done[1]]
     both = [lance_io.open_table(uri, TABLE).to_table() for uri in (store, tmp_path / "copy")]
     assert both[0].equals(both[1])
-    assert [path.name for path in sorted((tmp_path / "copy").iterdir())] == [
+    assert list((tmp_path / "copy" / cleaning.STAGING).iterdir()) == []
+    assert [path.name for path in sorted((tmp_path / "copy").glob("*.lance"))] == [
         "masks.lance",
         "splits.lance",
         "training_data.lance",
