@@ -209,6 +209,7 @@ def test_what_is_not_there_at_the_start_is_told_apart(remote, told, fault, error
     assert not [key for key in told.keys(remote["store"]) if key.startswith("tables")]
 
 
+@pytest.mark.slow
 def test_imagery_that_is_away_for_a_while_is_read_in_the_next_run(remote, local, told):
     with told.faults({"kind": "cut", "path": r"imagery/vhr/\w+\.tif", "skip": 12}):
         first = drivers.run("build", remote)
