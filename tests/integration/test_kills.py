@@ -57,6 +57,18 @@ def test_a_run_after_labels_changed_killed_between_marking_and_deleting(scenario
     judged(case, attacked(case, attacks, tmp_path))
 
 
+@pytest.mark.slow
+def test_an_interrupt_between_two_lines_of_the_hand_over(scenario, tmp_path):
+    """A unit of work is handed to the buffer in several statements; what is flushed after half of them is whole."""
+    case = scenario("new store")
+    doors = ("CommitBuffer.take", "CommitBuffer.add")
+    door = next(name for name in doors if any(point.what == name for point in case.points))
+    lines = sorted({p.moment for p in case.points if p.what == door and p.moment.startswith("line")})
+    assert len(lines) >= 4
+    attacks = [[kill_at(case, "Ctrl-C", door, line, 3)] for line in lines]
+    judged(case, attacked(case, attacks, tmp_path))
+
+
 def test_what_a_kill_leaves_is_removed_when_it_is_old_and_not_before(scenario, tmp_path):
     cleaning = pytest.importorskip("store.cleaning", reason="this version cleans nothing yet")
     case, store = scenario("new store"), tmp_path / "lancedb"
