@@ -8,11 +8,12 @@
 import os
 import random
 import secrets
+import time
 from collections import Counter
 
 import pytest
 
-from support import killed_runs
+from support import killed_runs, store_comparison
 from support.killed_runs import SCENARIOS, Stop, attack, kill_at, kills_at_points, kills_at_random, series
 
 SHARES = {"new store": 0.45, "changed labels": 0.25, "failing chips": 0.15, "context flow": 0.15}
@@ -54,6 +55,44 @@ def test_a_run_after_labels_changed_killed_between_marking_and_deleting(scenario
         [kill_at(case, "Ctrl-C", "mark masks", "after")],
     ]
     judged(case, attacked(case, attacks, tmp_path))
+
+
+@pytest.mark.slow
+def test_an_interrupt_between_two_lines_of_the_hand_over(scenario, tmp_path):
+    """A unit of work is handed to the buffer in several statements; what is flushed after half of them is whole."""
+    case = scenario("new store")
+    doors = ("CommitBuffer.take", "CommitBuffer.add")
+    door = next(name for name in doors if any(point.what == name for point in case.points))
+    lines = sorted({p.moment for p in case.points if p.what == door and p.moment.startswith("line")})
+    assert len(lines) >= 4
+    attacks = [[kill_at(case, "Ctrl-C", door, line, 3)] for line in lines]
+    judged(case, attacked(case, attacks, tmp_path))
+
+
+def test_what_a_kill_leaves_is_removed_when_it_is_old_and_not_before(scenario, tmp_path):
+    cleaning = pytest.importorskip("store.cleaning", reason="this version cleans nothing yet")
+    case, store = scenario("new store"), tmp_path / "lancedb"
+    killed = case.start_run(
+        store, tmp_path / "killed", kill_at(case, "SIGKILL", "masks > MergeInsertBuilder.execute", "within", 2)
+    )
+    assert killed.wait() == -9
+    left = store_comparison.orphans(store)
+    assert left
+    resumed = case.start_run(store, tmp_path / "resumed")
+    assert resumed.wait() == 0, resumed.output
+
+    def clean():
+        for name in store_comparison.tables_of(store):
+            cleaning.clean(store, name)
+
+    clean()
+    assert store_comparison.orphans(store) == left
+    long_ago = time.time() - 8 * 86400
+    for path in left[:1]:
+        os.utime(path, (long_ago, long_ago))
+    clean()
+    assert store_comparison.orphans(store) == left[1:]
+    assert store_comparison.differences(store, case.reference) == []
 
 
 @pytest.mark.slow
