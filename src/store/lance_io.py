@@ -275,8 +275,9 @@ def delete(uri: str | Path, name: str, keys: Sequence[str], *, where: str | None
         StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
     """
-    also = f" AND ({where})" if where else ""
-    return _by_key(uri, name, keys, lambda dataset, these: dataset.delete(these + also, conflict_retries=_RETRIES))
+    return _by_key(
+        uri, name, keys, lambda dataset, these: dataset.delete(these, conflict_retries=_RETRIES), where=where
+    )
 
 
 def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, str]) -> int:
@@ -293,12 +294,18 @@ def mark(uri: str | Path, name: str, keys: Sequence[str], values: Mapping[str, s
 
 
 def _by_key(
-    uri: str | Path, name: str, keys: Sequence[str], change: Callable[[lance.LanceDataset, str], object]
+    uri: str | Path,
+    name: str,
+    keys: Sequence[str],
+    change: Callable[[lance.LanceDataset, str], object],
+    *,
+    where: str | None = None,
 ) -> int:
     key, done = primary_key(schema_for(name)), 0
+    also = f" AND ({where})" if where else ""
     for start in range(0, len(keys), _KEYS_PER_STATEMENT):
-        where = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])})"
-        done += retried(lambda where=where: _change(uri, name, where, change), what=f"a change of rows of {name!r}")  # type: ignore[misc]
+        these = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])}){also}"
+        done += retried(lambda these=these: _change(uri, name, these, change), what=f"a change of rows of {name!r}")  # type: ignore[misc]
     return done
 
 
