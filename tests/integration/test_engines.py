@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -36,6 +37,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[mini_region.MiniReg
     """The region, made in this process."""
     region = mini_region.make(tmp_path_factory.mktemp("engines") / "region")
     return region, drivers.run("build", region.settings)
+
+
+@pytest.fixture(autouse=True)
+def _ray_is_there(request: pytest.FixtureRequest) -> None:
+    if "ray" in getattr(request.node, "callspec", SimpleNamespace(params={})).params.values():
+        pytest.importorskip("ray")
 
 
 def rows_of(store: str) -> dict[str, pa.Table]:
