@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dataflows.engines import base, processes, ray_tasks
+from dataflows.engines import base, processes
 from utils.errors import StoreNotWritableError
 
 _NAME = "AEGIR_TEST_FAULT"
@@ -39,7 +40,8 @@ def met(fault: Fault, patch: pytest.MonkeyPatch) -> Iterator[None]:
     with patch.context() as inside:
         inside.setenv(_NAME, json.dumps(asdict(fault)))
         inside.setattr(processes, "_begin", begin)
-        inside.setattr(ray_tasks, "run_task", run_task)
+        if find_spec("ray"):
+            inside.setattr("dataflows.engines.ray_tasks.run_task", run_task)
         yield
 
 
@@ -78,3 +80,19 @@ def _faulty(worker: base.Worker, task: Any) -> Any:
     if fault.kind == "sleep":
         time.sleep(3600)
     raise StoreNotWritableError("no space left on the worker")
+
+
+def toy(task: Any) -> Any:
+    """A task of a pool without a flow: ``task.chips`` is what happens."""
+    happens = task.chips
+    if happens == "kill" or (
+        happens.startswith("kill once ") and not Path(happens.removeprefix("kill once ")).exists()
+    ):
+        if happens != "kill":
+            Path(happens.removeprefix("kill once ")).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if happens == "raise":
+        raise StoreNotWritableError("no space left on the worker")
+    if happens == "slow":
+        time.sleep(0.5)
+    return (task.partition, task.part, os.getpid())

@@ -40,7 +40,8 @@ class ProcessEngine:
             while not suspects and len(out) <= self._workers and (task := next(tasks, None)) is not None:
                 out[self._submit(task)] = task
             if suspects and not out:
-                out[self._submit(suspects[0])] = suspects.popleft()
+                suspect = suspects.popleft()
+                out[self._submit(suspect)] = suspect
             if not out:
                 return
             done, _ = wait(out, return_when=FIRST_COMPLETED)

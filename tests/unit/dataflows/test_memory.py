@@ -15,11 +15,14 @@ FACTORS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 FACTORS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "k": 10**3, "gi": 2**30, "B": 1}
 
 
+DEFAULT = ChipProfile()
+
+
 @dataclass
 class Settings:
     memory_budget: str = "2GB"
     halo_px: int = 32
-    profile: ChipProfile = ChipProfile()
+    profile: ChipProfile = DEFAULT
 
 
 @given(st.integers(1, 10**15), st.sampled_from(sorted(FACTORS)), st.sampled_from(["", " ", "  "]))

@@ -2,8 +2,9 @@
 
 import importlib
 import multiprocessing
+import threading
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from store import lance_io
 from store.schemas import SPLITS, TABLES, schema_for
-from support.store_rows import SMALL, race, race_in_turns, race_to_create, rows_for
+from support.store_rows import SMALL, race, race_in_turns, race_to_create, replaced, rows_for
 from utils.errors import (
     AegirError,
     SchemaError,
@@ -333,3 +334,132 @@ def test_racing_processes_leave_one_row_per_key(tmp_path: Path) -> None:
 def test_default_profile_is_the_declared_one(tmp_path: Path) -> None:
     data = rows_for("masks", 1, profile=ChipProfile())
     assert lance_io.write(tmp_path, "masks", data).inserted == 1
+
+
+NOW = datetime(2026, 7, 10, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def stamped(table: str, run: str, made: list[datetime], retired: list[datetime | None] | None = None) -> pa.Table:
+    data = replaced(rows_for(table, len(made)), run_id=[run] * len(made), created_at=made)
+    if "retired_at" in data.column_names:
+        data = replaced(data, retired_at=retired or [None] * len(made))
+    return data
+
+
+def run_ids(uri: Path, table: str) -> dict[str, str]:
+    key = {"training_data": "uuid", "masks": "mask_id"}[table]
+    found = lance_io.scan(uri, table, [key, "run_id"]).to_pylist()
+    assert len({row[key] for row in found}) == len(found)
+    return {row[key]: row["run_id"] for row in found}
+
+
+def test_rows_made_since_the_plan_stay_and_older_ones_are_replaced(tmp_path: Path) -> None:
+    lance_io.write(
+        tmp_path, "training_data", stamped("training_data", "old", [NOW - HOUR, NOW, NOW + HOUR]), profile=SMALL
+    )
+    mine = stamped("training_data", "mine", [NOW + 2 * HOUR] * 4)
+    receipt = lance_io.write(tmp_path, "training_data", mine, profile=SMALL, planned_at=NOW)
+    assert (receipt.inserted, receipt.updated) == (1, 2)
+    expected = {"key-0": "mine", "key-1": "mine", "key-2": "old", "key-3": "mine"}
+    assert run_ids(tmp_path, "training_data") == expected
+    again = lance_io.write(tmp_path, "training_data", mine, profile=SMALL, planned_at=NOW)
+    assert (again.inserted, again.updated) == (0, 0)
+    assert again.version == lance_io.open_table(tmp_path, "training_data").version
+    lance_io.write(tmp_path, "training_data", mine, profile=SMALL)
+    assert set(run_ids(tmp_path, "training_data").values()) == {"mine"}
+
+
+def test_rows_retired_since_the_plan_stay_retired(tmp_path: Path) -> None:
+    old = stamped("masks", "old", [NOW - 2 * HOUR] * 3, [None, NOW - HOUR, NOW + HOUR])
+    lance_io.write(tmp_path, "masks", old, profile=SMALL)
+    lance_io.write(tmp_path, "masks", stamped("masks", "mine", [NOW] * 3), profile=SMALL, planned_at=NOW)
+    assert run_ids(tmp_path, "masks") == {"key-0": "mine", "key-1": "mine", "key-2": "old"}
+    retired = lance_io.scan(tmp_path, "masks", ["mask_id", "retired_at"]).to_pylist()
+    assert {row["mask_id"] for row in retired if row["retired_at"]} == {"key-2"}
+
+
+@pytest.mark.parametrize("change", ["made", "retired"])
+def test_a_newer_row_that_comes_between_look_and_write_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    lance_io.write(tmp_path, "masks", stamped("masks", "old", [NOW - HOUR] * 2), profile=SMALL)
+    look, turns = lance_io._without_newer, []
+
+    def look_and_be_overtaken(*arguments: Any) -> pa.Table:
+        found = look(*arguments)
+        turns.append(len(found))
+        if len(turns) == 1 and change == "made":
+            lance_io.write(tmp_path, "masks", stamped("masks", "newer", [NOW + HOUR]), profile=SMALL)
+        elif len(turns) == 1:
+            lance_io.mark(tmp_path, "masks", ["key-0"], {"retired_at": "now()", "run_id": "'retired'"})
+        return found
+
+    monkeypatch.setattr(lance_io, "_without_newer", look_and_be_overtaken)
+    lance_io.write(tmp_path, "masks", stamped("masks", "mine", [NOW] * 3), profile=SMALL, planned_at=NOW)
+    assert turns == [3, 2]
+    first = {"made": "newer", "retired": "retired"}[change]
+    assert run_ids(tmp_path, "masks") == {"key-0": first, "key-1": "mine", "key-2": "mine"}
+
+
+def test_a_new_key_that_comes_between_look_and_write_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lance_io.ensure_table(tmp_path, "masks", profile=SMALL)
+    look, turns = lance_io._without_newer, []
+
+    def look_and_be_overtaken(*arguments: Any) -> pa.Table:
+        found = look(*arguments)
+        turns.append(len(found))
+        if len(turns) == 1:
+            lance_io.write(tmp_path, "masks", stamped("masks", "newer", [NOW + HOUR]), profile=SMALL)
+        return found
+
+    monkeypatch.setattr(lance_io, "_without_newer", look_and_be_overtaken)
+    lance_io.write(tmp_path, "masks", stamped("masks", "mine", [NOW] * 2), profile=SMALL, planned_at=NOW)
+    assert turns == [2, 1]
+    assert run_ids(tmp_path, "masks") == {"key-0": "newer", "key-1": "mine"}
+
+
+def test_chosen_rows_are_chosen_from_the_newest_version(tmp_path: Path) -> None:
+    def next_salt(dataset: lance.LanceDataset) -> pa.Table:
+        salts = dataset.to_table(columns=["salt"])["salt"].to_pylist()
+        return replaced(rows_for("splits", 1), salt=[max(salts, default=0) + 1])
+
+    for turn in range(1, 4):
+        receipt = lance_io.write_chosen(tmp_path, "splits", next_salt)
+        assert (receipt.inserted, receipt.updated) == ((1, 0) if turn == 1 else (0, 1))
+        assert lance_io.scan(tmp_path, "splits", ["salt"])["salt"].to_pylist() == [turn]
+    nothing = lance_io.write_chosen(tmp_path, "splits", lambda _: rows_for("splits", 0))
+    assert (nothing.inserted, nothing.updated, nothing.version) == (0, 0, receipt.version)
+
+
+def test_racing_choices_lose_no_step(tmp_path: Path) -> None:
+    """Each adds one to what it sees: a choice that rests on an old look would lose another's step."""
+    lance_io.write(tmp_path, "splits", replaced(rows_for("splits", 1), salt=[0]))
+
+    def add_one(dataset: lance.LanceDataset) -> pa.Table:
+        return replaced(rows_for("splits", 1), salt=[dataset.to_table(columns=["salt"])["salt"][0].as_py() + 1])
+
+    def steps() -> None:
+        for _ in range(3):
+            lance_io.write_chosen(tmp_path, "splits", add_one)
+
+    threads = [threading.Thread(target=steps) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lance_io.scan(tmp_path, "splits", ["salt"])["salt"].to_pylist() == [9]
+
+
+def test_delete_with_a_condition_leaves_other_rows_of_its_keys(tmp_path: Path) -> None:
+    lance_io.write(tmp_path, "splits", replaced(rows_for("splits", 3), salt=[1, 2, 1]))
+    assert lance_io.delete(tmp_path, "splits", ["key-0", "key-1"], where="salt = 1 OR salt = 7") == 1
+    assert lance_io.scan(tmp_path, "splits", ["split_rule"])["split_rule"].to_pylist() == ["key-1", "key-2"]
+
+
+def test_ensured_tables_are_made_once_and_checked(tmp_path: Path) -> None:
+    made = lance_io.ensure_table(tmp_path, "training_data", profile=SMALL)
+    assert (made.version, made.count_rows()) == (1, 0)
+    assert lance_io.ensure_table(tmp_path, "training_data", profile=SMALL).version == 1
+    with pytest.raises(SchemaError, match="another chip profile"):
+        lance_io.ensure_table(tmp_path, "training_data", profile=ChipProfile())
