@@ -20,11 +20,11 @@ from dataflows.config import BuildConfig
 from dataflows.engines import Engine, EngineOptions, WorkerSpec
 from dataflows.engines.base import WORKERS_OWN
 from dataflows.lance_writer import Provenance
-from dataflows.memory import most_chips, waiting_bytes
+from dataflows.memory import most_chips, raster_cache_bytes, waiting_bytes
 from dataflows.partition_task import PartitionOutcome
 from dataflows.run_summary import RunSummary
 from dataflows.work_shares import WorkShares, run_lease_id
-from store import fragments, lance_io, leases
+from store import fragments, lance_io, leases, rasters
 from store.commit_buffer import CommitBuffer
 from store.dataset_manifests import DatasetManifest, manifest_table, manifests_of, read_manifests
 from store.lineage import Run
@@ -36,6 +36,9 @@ from utils.split import SplitRule, split_of_cells
 Progress = Callable[[RunSummary], None]
 
 _INDEXED = ("training_data", "masks", "prompts")
+
+INDEX_EVERY = 256
+"""Partitions after which the indexes are brought up: a look for keys opens every file that no index covers."""
 
 
 def run_build(
@@ -68,6 +71,7 @@ def run_build(
     report = progress or (lambda _: None)
     engine = engines.get(config.engine)
     most = most_chips(config, workers=worker_count(config))
+    rasters.limit_cache(raster_cache_bytes(config, workers=worker_count(config)))
 
     def planned() -> BuildPlan:
         return plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot, only_stale=only_stale)
@@ -149,6 +153,7 @@ class _Loop:
         self._parts_left: dict[int, int] = {}
         self._uncommitted: list[int] = []
         self._failed: set[int] = set()
+        self._unindexed = 0
 
     def run(self, engine: Engine) -> None:
         """Make all partitions: those whose lease is free, then what other runs leave undone."""
@@ -181,14 +186,22 @@ class _Loop:
         self._summary.chips_written = self._buffer.written
         for partition in self._uncommitted:
             self._shares.finished(partition)
+        self._unindexed += len(self._uncommitted)
         self._uncommitted = []
+        if self._unindexed >= INDEX_EVERY:
+            self._refresh_indexes()
 
     def finish(self) -> None:
         """Commit what waits and bring the indexes up to date."""
         self.flush()
         if self._summary.chips_written:
-            for name in _INDEXED:
+            self._refresh_indexes()
+
+    def _refresh_indexes(self) -> None:
+        for name in _INDEXED:
+            if lance_io.table_exists(self._config.store, name):
                 lance_io.refresh_indexes(self._config.store, name)
+        self._unindexed = 0
 
     def _take(self, outcome: PartitionOutcome) -> None:
         summary = self._summary
@@ -261,7 +274,13 @@ def _spec(config: BuildConfig, build: BuildPlan, run: Run) -> WorkerSpec:
         margin_share=config.margin_share,
     )
     shared = {name: value for name, value in build.made_once.items() if name not in WORKERS_OWN}
-    return WorkerSpec(config=config, shared=shared, provenance=provenance, policy=retry_policy(config))
+    return WorkerSpec(
+        config=config,
+        shared=shared,
+        provenance=provenance,
+        policy=retry_policy(config),
+        raster_cache_bytes=raster_cache_bytes(config, workers=worker_count(config)),
+    )
 
 
 def _engine_options(config: BuildConfig, driver: Driver, build: BuildPlan) -> EngineOptions:

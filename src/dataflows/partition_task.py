@@ -2,16 +2,21 @@
 
 import gc
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from hamilton.driver import Driver
+from numpy.typing import NDArray
 
 from dataflows.build_plan import BuildPlan
 from dataflows.lance_writer import Provenance
+from dataflows.memory import chip_shares
 from store.partition_rows import PartitionRows
 from utils.failures import Failure, interrupted
 from utils.retry import RetryPolicy, is_transient, is_transient_type
@@ -65,16 +70,30 @@ class PartitionOutcome:
 
 
 def partition_tasks(build: BuildPlan, partition: int, *, most_chips: int) -> list[PartitionTask]:
-    """The tasks of one partition: at most ``most_chips`` chips each, in order of their ids."""
+    """The tasks of one partition: at most ``most_chips`` chips each, fewer with many prompts, in order of their ids."""
     chips = build.pending.filter(pc.equal(build.pending["partition"], pa.scalar(partition, pa.uint64())))
-    chips = chips.sort_by("uuid")
-    parts = max(1, -(-len(chips) // most_chips))
+    chips = chips.sort_by("uuid").combine_chunks()
+    prompts = build.prompts.filter(pc.is_in(build.prompts["uuid"], chips["uuid"].combine_chunks()))
+    counts = Counter(prompts["uuid"].to_pylist())
+    per_chip = np.array([counts[uuid] for uuid in chips["uuid"].to_pylist()], np.int64)
+    bounds = _bounds(chip_shares(per_chip), most_chips)
     tasks = []
-    for part in range(parts):
-        own = chips.slice(part * most_chips, most_chips).combine_chunks()
-        prompts = build.prompts.filter(pc.is_in(build.prompts["uuid"], own["uuid"].combine_chunks()))
-        tasks.append(PartitionTask(partition=partition, part=part, parts=parts, chips=own, prompts=prompts))
+    for part, (start, end) in enumerate(pairwise(bounds)):
+        own = chips.slice(start, end - start).combine_chunks()
+        asked = prompts.filter(pc.is_in(prompts["uuid"], own["uuid"].combine_chunks()))
+        tasks.append(PartitionTask(partition=partition, part=part, parts=len(bounds) - 1, chips=own, prompts=asked))
     return tasks
+
+
+def _bounds(shares: NDArray[np.float64], most: int) -> list[int]:
+    """Where parts begin, and the end: as many as possible up to ``most`` in each, at least one."""
+    bounds, held = [0], 0.0
+    for number, share in enumerate(shares):
+        if held and held + share > most:
+            bounds.append(number)
+            held = 0.0
+        held += share
+    return [*bounds, len(shares)]
 
 
 def run_partition(

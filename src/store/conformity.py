@@ -1,5 +1,7 @@
 """Rows held against the schema of their table: cast, or refused with what is wrong."""
 
+from collections import Counter
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,12 +16,13 @@ def conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
         SchemaError: columns are missing or unknown, a value does not fit, a null stands where none may, or keys repeat.
     """
     table = (schema.metadata or {}).get(b"table", b"table").decode()
-    missing = [name for name in schema.names if name not in data.column_names]
-    unknown = [name for name in data.column_names if name not in schema.names]
-    twice = sorted({name for name in data.column_names if data.column_names.count(name) > 1})
+    wanted, given = schema.names, Counter(data.column_names)
+    missing = [name for name in wanted if name not in given]
+    unknown = sorted(given.keys() - set(wanted))
+    twice = sorted(name for name, times in given.items() if times > 1)
     if missing or unknown or twice:
         raise SchemaError(f"{table}: missing columns {missing}, unknown columns {unknown}, repeated columns {twice}")
-    ordered = data.select(schema.names)
+    ordered = data.select(wanted)
     for field in schema:
         _check_column(ordered[field.name], field, table)
     try:

@@ -36,6 +36,7 @@ _ATTEMPTS = 20
 _LONGEST_WAIT_S = 2.0
 _IDS_PER_VERSION = 1024
 """Fragment ids, and so files, of one commit; row addresses hold 32 bits of id: enough for four million versions."""
+_KEYS_PER_STATEMENT = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,14 @@ def commit(
 
 
 @typed_errors
+def known_keys(uri: str | Path, name: str, keys: Sequence[str]) -> set[str]:
+    """Those of ``keys`` that rows of table ``name`` have; none where there is no such table."""
+    if not lance_io.table_exists(uri, name):
+        return set()
+    return _known_keys(lance_io.open_table(uri, name), keys)
+
+
+@typed_errors
 def commit_if_empty(uri: str | Path, name: str, data: pa.Table, *, profile: ChipProfile | None = None) -> bool:
     """Commit ``data`` only if the table holds no row; of racing callers one succeeds. Returns whether it was this one.
 
@@ -179,14 +188,17 @@ def _check_keys(name: str, staged: Sequence[StagedRows]) -> None:
 
 def _parted(dataset: lance.LanceDataset, staged: Sequence[StagedRows]) -> tuple[list[StagedRows], list[StagedRows]]:
     """What holds only new keys, and what holds a key the table has."""
-    key = primary_key(dataset.schema)
-    keys = [value for part in staged for value in part.keys]
-    found: set[str] = set()
-    for start in range(0, len(keys), 2000):
-        where = f"{key} IN ({literals(keys[start : start + 2000])})"
-        found |= set(dataset.to_table(columns=[key], filter=where)[key].to_pylist())
+    found = _known_keys(dataset, [value for part in staged for value in part.keys])
     fresh = [part for part in staged if found.isdisjoint(part.keys)]
     return fresh, [part for part in staged if not found.isdisjoint(part.keys)]
+
+
+def _known_keys(dataset: lance.LanceDataset, keys: Sequence[str]) -> set[str]:
+    key, found = primary_key(dataset.schema), set[str]()
+    for start in range(0, len(keys), _KEYS_PER_STATEMENT):
+        where = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])})"
+        found |= set(dataset.to_table(columns=[key], filter=where)[key].to_pylist())
+    return found
 
 
 def _merged(dataset: lance.LanceDataset, staged: Sequence[StagedRows]) -> lance.LanceDataset:

@@ -9,6 +9,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
+from rasterio.env import set_gdal_config
 from rasterio.errors import RasterioError
 
 from store.places import is_remote, is_web, name_of, normalised
@@ -16,6 +17,11 @@ from utils.errors import ConfigError, GridError
 from utils.types import ChipGrid
 
 _LAYOUT = {"driver": "COG", "compress": "DEFLATE", "predictor": "YES", "blocksize": 256, "bigtiff": "IF_SAFER"}
+
+
+def limit_cache(size: int) -> None:
+    """Let GDAL keep at most ``size`` bytes of raster blocks in this process, from now on."""
+    set_gdal_config("GDAL_CACHEMAX", size)
 
 
 def write_raster(

@@ -11,6 +11,7 @@ from hamilton.driver import Driver
 from dataflows.config import BuildConfig
 from dataflows.lance_writer import Provenance
 from dataflows.partition_task import PartitionOutcome, PartitionTask, lost, run_partition
+from store import rasters
 from store.fingerprint import digest
 from utils.errors import StoreError
 from utils.failures import interrupted
@@ -35,6 +36,8 @@ class WorkerSpec:
     """What rows say of their origin."""
     policy: RetryPolicy
     """How the network's failures are tried again."""
+    raster_cache_bytes: int
+    """Bytes of raster blocks a worker may keep."""
 
     @property
     def key(self) -> str:
@@ -124,6 +127,7 @@ def _worker(key: str) -> Worker:
     from dataflows.drivers import build_driver  # noqa: PLC0415
 
     spec = _told.pop(key)
+    rasters.limit_cache(spec.raster_cache_bytes)
     driver = build_driver("build", spec.config)
     own = driver.execute(list(WORKERS_OWN), overrides=dict(spec.shared))
     gc.freeze()

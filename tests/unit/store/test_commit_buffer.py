@@ -1,8 +1,9 @@
 """What waits, in which order it is written, and what a crash between two tables leaves behind."""
 
+import pyarrow as pa
 import pytest
 
-from store import lance_io
+from store import fragments, lance_io
 from store.commit_buffer import CommitBuffer
 from support.store_rows import HIGH, SMALL, replaced, rows_for
 from utils.errors import SchemaError, StoreError
@@ -37,15 +38,21 @@ def errors(place):
 @pytest.fixture
 def writes(monkeypatch):
     """Names of tables in the order they are written; a name in ``broken`` fails."""
-    done, broken, write = [], set(), lance_io.write
+    done, broken = [], set()
 
-    def recorded(uri, name, data, **options):
-        if name in broken:
-            raise StoreError(f"{name}: the disk is full")
-        done.append(name)
-        return write(uri, name, data, **options)
+    def recorded(owner, door):
+        inner = getattr(owner, door)
 
-    monkeypatch.setattr(lance_io, "write", recorded)
+        def write(uri, name, data, **options):
+            if name in broken:
+                raise StoreError(f"{name}: the disk is full")
+            done.append(name)
+            return inner(uri, name, data, **options)
+
+        monkeypatch.setattr(owner, door, write)
+
+    recorded(lance_io, "write")
+    recorded(fragments, "stage")
     return type("Writes", (), {"done": done, "broken": broken})
 
 
@@ -98,6 +105,47 @@ def test_a_second_flush_after_a_failed_one_writes_the_rest_once(tmp_path, writes
     assert writes.done == ORDER
     assert counts(tmp_path) == {"errors": 1, "masks": 2, "prompts": 2, "training_data": 2}
     assert (waiting.written, errors(tmp_path)[0]["attempt"]) == (2, 1)
+
+
+def test_staged_files_wait_for_the_next_flush_where_their_commit_fails(tmp_path, monkeypatch):
+    waiting = buffer(tmp_path)
+    waiting.add(partition=1, **part(0), failures=[])
+    with monkeypatch.context() as broken:
+        broken.setattr(fragments, "_merged", lambda *_: (_ for _ in ()).throw(StoreError("no answer")))
+        with pytest.raises(StoreError):
+            waiting.flush()
+    assert (counts(tmp_path)["training_data"], waiting.written) == (0, 0)
+    waiting.flush()
+    waiting.flush()
+    assert (counts(tmp_path)["training_data"], waiting.written) == (2, 2)
+
+
+def test_rows_that_are_there_are_replaced_and_new_ones_added(tmp_path):
+    for first, count in ((0, 2), (1, 3)):
+        waiting = buffer(tmp_path, run_id=f"run {first}")
+        rows = part(first, count)
+        column = pa.array([f"made by {first}"] * count)
+        at = rows["samples"].schema.get_field_index("run_id")
+        field = rows["samples"].schema.field("run_id")
+        waiting.add(partition=1, **rows | {"samples": rows["samples"].set_column(at, field, column)}, failures=[])
+        waiting.flush()
+        assert waiting.written == count
+    found = lance_io.scan(tmp_path, "training_data", ["uuid", "run_id"]).to_pylist()
+    assert len({row["uuid"] for row in found}) == len(found) == 4
+    assert sorted(row["run_id"] for row in found) == ["made by 0", *["made by 1"] * 3]
+
+
+def test_waiting_bytes_make_it_full(tmp_path):
+    rows = part(0)
+    size = sum(table.nbytes for table in rows.values())
+    for most_bytes, is_full in ((size, True), (size + 1, False)):
+        waiting = CommitBuffer(
+            tmp_path, SMALL, run_id="run", build_config="settings", commit_every=2, most_bytes=most_bytes
+        )
+        waiting.add(partition=1, **rows, failures=[])
+        assert waiting.full is is_full
+        waiting.flush()
+        assert not waiting.full
 
 
 def test_rows_of_another_profile_are_refused_and_no_chip_is_written(tmp_path):

@@ -1,0 +1,1 @@
+"""What several benchmarks share: a region of any size, null transforms, a stopwatch."""
