@@ -50,7 +50,7 @@ class RayEngine:
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, AegirError):
                         raise error.cause from None
-                    yield lost(task, error)
+                    yield lost(task, error.cause if isinstance(error.cause, Exception) else error)
                 except ray.exceptions.RayError as error:
                     died = isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError)
                     what = f"its worker died {TRIES} times" if died else "Ray gave the task up"
