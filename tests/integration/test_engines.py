@@ -246,6 +246,8 @@ def test_a_killed_driver_takes_its_workers_along_and_is_resumed(
     for line in run.stdout:
         if int(line.split()[1]) > 0:
             break
+    else:
+        pytest.fail("the run ended before it could be killed")
     workers = descendants(run.pid)
     assert len(workers) >= 2
     os.kill(run.pid, signal.SIGKILL)

@@ -40,6 +40,8 @@ def met(fault: Fault, patch: pytest.MonkeyPatch) -> Iterator[None]:
     with patch.context() as inside:
         inside.setenv(_NAME, json.dumps(asdict(fault)))
         inside.setattr(processes, "_begin", begin)
+        # Ray's workers do not get the paths that pytest adds
+        inside.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
         if find_spec("ray"):
             inside.setattr("dataflows.engines.ray_tasks.run_task", run_task)
         yield

@@ -50,15 +50,17 @@ class RayEngine:
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(error.cause, AegirError):
                         raise error.cause from None
-                    yield lost(task, error)
+                    yield lost(task, error.cause if isinstance(error.cause, Exception) else error)
                 except ray.exceptions.RayError as error:
-                    yield lost(task, WorkerLostError(f"its worker died {TRIES} times: {str(error).splitlines()[0]}"))
+                    died = isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError)
+                    what = f"its worker died {TRIES} times" if died else "Ray gave the task up"
+                    yield lost(task, WorkerLostError(f"{what}: {str(error).splitlines()[0]}"))
 
     def __enter__(self) -> Self:
         """Connect to the cluster, or start one of ``workers`` CPUs on this machine.
 
         Raises:
-            ConfigError: there is no cluster at the address.
+            ConfigError: there is no cluster at the address, or none starts on this machine.
         """
         ray = self._ray
         if ray.is_initialized():
@@ -67,8 +69,12 @@ class RayEngine:
         local = {} if self._options.address else {"num_cpus": self._options.workers, "include_dashboard": False}
         try:
             ray.init(address=self._options.address, log_to_driver=False, logging_level="error", **local)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"no Ray cluster at {self._options.address!r}: {error}") from error
+        except Exception as error:  # Ray has no class for a node that does not start
+            ray.shutdown()
+            what = (
+                f"no Ray cluster at {self._options.address!r}" if self._options.address else "Ray does not start here"
+            )
+            raise ConfigError(f"{what}: {error}") from error
         self._started = True
         return self
 

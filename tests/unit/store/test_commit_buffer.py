@@ -1,10 +1,13 @@
 """What waits, in which order it is written, and what a crash between two tables leaves behind."""
 
+from datetime import UTC, datetime, timedelta
+
 import pyarrow as pa
 import pytest
 
-from store import fragments, lance_io
+from store import commit_buffer, fragments, lance_io
 from store.commit_buffer import CommitBuffer
+from store.partition_rows import PartitionRows
 from support.store_rows import HIGH, SMALL, replaced, rows_for
 from utils.errors import SchemaError, StoreError
 from utils.failures import Failure
@@ -236,3 +239,96 @@ class TestAttempts:
         self.meet(tmp_path, *refused[:5000], run_id="next")
         found = lance_io.scan(tmp_path, "errors", ["attempt"])["attempt"].value_counts().to_pylist()
         assert sorted((row["values"], row["counts"]) for row in found) == [(1, 5000), (2, 5000)]
+
+
+def work(place, first, *, staged, count=2, failures=()):
+    """A finished unit of work, its pixels in memory or in files."""
+    rows = PartitionRows()
+    rows.add(partition=7, **part(first, count), failures=failures)
+    if staged:
+        rows.stage(place, SMALL)
+        assert (rows.samples, [len(files) for files in rows.staged]) == ([], [count])
+    return rows
+
+
+def test_staged_and_waiting_rows_are_committed_alike(tmp_path):
+    waiting = buffer(tmp_path, commit_every=3)
+    waiting.take(work(tmp_path, 0, staged=True, failures=[failure(uuid="x")]))
+    waiting.take(work(tmp_path, 2, staged=False))
+    assert counts(tmp_path) == {"training_data": 0}
+    assert not waiting.full
+    waiting.take(work(tmp_path, 4, staged=True))
+    assert waiting.full
+    waiting.flush()
+    assert counts(tmp_path) == {"errors": 1, "masks": 6, "prompts": 6, "training_data": 6}
+    assert (waiting.written, waiting.full) == (6, False)
+    assert errors(tmp_path)[0]["partition"] == 7
+    found = lance_io.open_table(tmp_path, "training_data").to_table().sort_by("uuid")
+    wanted = pa.concat_tables([rows_for("training_data", 2, first=first) for first in (0, 2, 4)])
+    assert found.combine_chunks().equals(wanted.combine_chunks())
+
+
+def test_staged_rows_are_committed_after_all_they_rest_on(tmp_path, writes, monkeypatch):
+    commit = fragments.commit
+
+    def recorded(uri, name, *arguments, **options):
+        writes.done.append(name)
+        return commit(uri, name, *arguments, **options)
+
+    monkeypatch.setattr(fragments, "commit", recorded)
+    writes.broken.add("masks")
+    waiting = buffer(tmp_path)
+    waiting.take(work(tmp_path, 0, staged=True, failures=[failure(uuid="x")]))
+    with pytest.raises(StoreError, match="disk is full"):
+        waiting.flush()
+    assert counts(tmp_path)["training_data"] == 0
+    writes.broken.clear()
+    waiting.flush()
+    waiting.flush()
+    assert writes.done == ORDER
+    assert (waiting.written, counts(tmp_path)["training_data"]) == (2, 2)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_many_chips_fill_the_buffer_whatever_the_partitions(tmp_path, monkeypatch, staged):
+    monkeypatch.setattr(commit_buffer, "MOST_ROWS", 5)
+    waiting = buffer(tmp_path, commit_every=100)
+    waiting.take(work(tmp_path, 0, staged=staged, count=4))
+    assert not waiting.full
+    waiting.take(work(tmp_path, 4, staged=staged, count=1))
+    assert waiting.full
+
+
+def test_bytes_in_memory_fill_the_buffer_and_files_do_not(tmp_path):
+    size = work(tmp_path, 0, staged=False).nbytes
+    waiting = CommitBuffer(tmp_path, SMALL, run_id="run", build_config="b", commit_every=100, most_bytes=2 * size)
+    waiting.take(work(tmp_path, 0, staged=False))
+    waiting.take(work(tmp_path, 2, staged=True))
+    assert not waiting.full
+    waiting.take(work(tmp_path, 4, staged=False))
+    assert waiting.full
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_what_others_made_since_the_plan_stays_in_every_table(tmp_path, staged):
+    """Of two runs with one plan the slower one changes nothing."""
+    now = datetime(2026, 7, 20, tzinfo=UTC)
+
+    def of(run, at):
+        rows = work(tmp_path, 0, staged=False)
+        for name in ("samples", "masks", "prompts"):
+            (table,) = getattr(rows, name)
+            setattr(rows, name, [replaced(table, run_id=[run] * 2, created_at=[at] * 2)])
+            if "retired_at" in table.column_names:
+                setattr(rows, name, [replaced(getattr(rows, name)[0], retired_at=[None] * 2)])
+        if staged:
+            rows.stage(tmp_path, SMALL)
+        return rows
+
+    for run, hours in (("fast", 1), ("slow", 2)):
+        waiting = CommitBuffer(tmp_path, SMALL, run_id=run, build_config="b", commit_every=9, planned_at=now)
+        waiting.take(of(run, now + timedelta(hours=hours)))
+        waiting.flush()
+        assert waiting.written == (2 if run == "fast" else 0)
+    for name in ("training_data", "masks", "prompts"):
+        assert lance_io.scan(tmp_path, name, ["run_id"])["run_id"].to_pylist() == ["fast", "fast"]
