@@ -116,11 +116,14 @@ def stored_retirement(store: str, scope: LabelScope) -> Retirement:
 def retire(store: str, retirement: Retirement, snapshot: int | None, planned_at: datetime) -> int:
     """Mark prompts and masks, then delete the chips; returns the number of masks marked. Safe to run again.
 
-    Rows that another run made after ``planned_at`` are newer than this judgement and stay.
+    Where a run that planned after ``planned_at`` is known, the judgement is its own, and nothing is done; rows made
+    after ``planned_at`` are newer than this judgement and stay.
 
     Raises:
         StoreNotWritableError: the store cannot be written.
     """
+    if len(lance_io.scan(store, "runs", ["run_id"], f"flow = 'build' AND started_at > {instant(planned_at)}")):
+        return 0
     at = {"retired_at": "now()", "retired_snapshot": "CAST(NULL AS BIGINT)" if snapshot is None else str(int(snapshot))}
     masks = lance_io.scan(store, "masks", ["mask_id", "prompt_id"], "retired_at IS NULL")
     asked = masks.filter(pc.is_in(masks["prompt_id"], pa.array(retirement.prompt_ids, pa.string())))

@@ -20,6 +20,8 @@ def described_run(config: BuildConfig, build: BuildPlan, driver: Driver, manifes
     found = stage_recipes(asdict(config), driver)
     return Run(
         flow="build",
+        # the newer of two answers is the one that was planned later
+        started_at=build.planned_at,
         build_config=config.build_config,
         config=asdict(config),
         recipes=found.recipes,

@@ -29,7 +29,7 @@ from store.commit_buffer import CommitBuffer
 from store.dataset_manifests import DatasetManifest, manifest_table, manifests_of, read_manifests
 from store.lineage import Run
 from store.schemas import SPLITS
-from utils.errors import AegirError, StoreError
+from utils.errors import AegirError, LeaseLostError, StoreError
 from utils.retry import RetryPolicy, is_transient
 from utils.split import SplitRule, split_of_cells
 
@@ -100,8 +100,8 @@ def run_build(
         return _ended(summary, start, report)
     shares = WorkShares(config, build, run.run_id, most_chips=most)
     loop = _Loop(config, build, buffer, shares, summary, report, fail_fast=fail_fast)
-    run.record(config.store, "running")
     try:
+        run.record(config.store, "running")
         _record_inputs(config, build, manifests, run)
         buffer.fail(news)
         if build.retirement:
@@ -122,7 +122,19 @@ def run_build(
         raise
     _ended(summary, start, report)
     run.record(config.store, summary.status, summary.counts())
+    overtaken = shares.overtaken()
     shares.release()
+    if overtaken and summary.status != "interrupted":
+        # other inputs may stand behind what the other run made; whatever it left is planned anew
+        return run_build(
+            config,
+            driver,
+            retry_errors=retry_errors,
+            since_snapshot=since_snapshot,
+            only_stale=only_stale,
+            fail_fast=fail_fast,
+            progress=progress,
+        )
     return summary
 
 
@@ -174,11 +186,17 @@ class _Loop:
 
     def flush(self) -> None:
         """Commit what waits; what the network fails is tried again."""
-        for wait in (*retry_policy(self._config).waits(), None):
+        waits = retry_policy(self._config).waits()
+        while True:
+            self._buffer.drop(self._shares.overtaken())
+            waiting = self._buffer.partitions
             try:
-                self._buffer.flush()
+                self._buffer.flush(fence=lambda: self._shares.holds(waiting))  # noqa: B023 - called before it changes
                 break
+            except LeaseLostError:
+                continue
             except StoreError as error:
+                wait = next(waits, None)
                 if wait is None or not is_transient(error):
                     raise
                 self._summary.retried += 1
@@ -205,7 +223,7 @@ class _Loop:
 
     def _take(self, outcome: PartitionOutcome) -> None:
         summary = self._summary
-        self._buffer.take(outcome.rows)
+        self._buffer.take(outcome.partition, outcome.rows)
         summary.retried += outcome.retried
         if outcome.failed:
             summary.chips_failed += outcome.chips - outcome.counts.get("chips", 0)

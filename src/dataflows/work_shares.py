@@ -1,7 +1,7 @@
 """Which partitions this run makes: those whose lease it gets; others are made by another run meanwhile."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from store import leases
 from store.leases import Holder
 
 _RENEWALS_PER_LEASE = 3
+_SAFE_SHARE = 0.9
 
 
 class WorkShares:
@@ -25,7 +26,8 @@ class WorkShares:
         self._holder = Holder(run_id=run_id, lease_s=config.lease_s)
         self._held: set[int] = set()
         self._finished: set[int] = set()
-        self._renewed = 0.0
+        self._lost: set[int] = set()
+        self._renewed = self._safe_until = 0.0
         self.elsewhere: list[int] = []
         """Partitions another run holds."""
         self.made_elsewhere: dict[int, int] = {}
@@ -63,6 +65,21 @@ class WorkShares:
         if time.monotonic() - self._renewed > self._config.lease_s / _RENEWALS_PER_LEASE:
             self._claim([])
 
+    def overtaken(self) -> frozenset[int]:
+        """Partitions this run held and another run took over; what it made of them is not to be committed."""
+        if not self._is_safe:
+            self._claim([])
+        return frozenset(self._lost)
+
+    def holds(self, partitions: Collection[int]) -> bool:
+        """Whether this run still has the partitions, so that it may commit them."""
+        return self.overtaken().isdisjoint(partitions)
+
+    @property
+    def _is_safe(self) -> bool:
+        """Whether no other run can have taken a lease yet, by this machine's clock and some allowance for others'."""
+        return time.time() < self._safe_until
+
     def wait(self) -> None:
         """Wait a moment for other runs."""
         time.sleep(min(2.0, self._config.lease_s / _RENEWALS_PER_LEASE))
@@ -75,14 +92,21 @@ class WorkShares:
     def _claim(self, partitions: Sequence[int]) -> set[int]:
         self._held -= self._finished
         ids = {_lease_id(partition): partition for partition in (*self._held, *partitions)}
-        wanted = [run_lease_id(self._holder.run_id), *ids]
+        asked = time.time()
         granted = leases.claim(
-            self._config.store, self._holder, wanted, give_back=[_lease_id(p) for p in self._finished]
+            self._config.store,
+            self._holder,
+            [run_lease_id(self._holder.run_id), *map(_lease_id, partitions)],
+            renew=[_lease_id(partition) for partition in self._held],
+            give_back=[_lease_id(partition) for partition in self._finished],
         )
         self._finished = set()
-        self._held = {ids[key] for key in granted if key in ids}
+        held = {ids[key] for key in granted if key in ids}
+        self._lost |= self._held - held
+        self._held = held
         self._renewed = time.monotonic()
-        return self._held & set(partitions)
+        self._safe_until = asked + _SAFE_SHARE * self._config.lease_s
+        return held & set(partitions)
 
 
 def run_lease_id(run_id: str) -> str:

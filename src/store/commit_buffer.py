@@ -1,6 +1,6 @@
 """Rows of several partitions, committed together: what a chip rests on first, the chip itself last."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,29 +56,27 @@ class CommitBuffer(RowSink):
         self._uri, self._profile = uri, profile
         self._run_id, self._build_config = run_id, build_config
         self._commit_every, self._most_bytes, self._planned_at = commit_every, most_bytes, planned_at
-        self._tables: dict[str, list[pa.Table]] = {"prompts": [], "masks": [], "training_data": []}
-        self._staged: list[StagedRows] = []
+        self._waiting: list[tuple[int, PartitionRows]] = []
         self._failures: list[Failure] = []
-        self._partitions = 0
-        self._bytes = 0
         self.written = 0
         """Rows of ``training_data`` committed so far."""
 
     @property
+    def partitions(self) -> set[int]:
+        """Partitions whose rows wait."""
+        return {partition for partition, _ in self._waiting}
+
+    @property
     def full(self) -> bool:
         """Whether ``commit_every`` partitions, :data:`MOST_ROWS` chips, or too many bytes wait to be committed."""
-        rows = sum(map(len, self._tables["training_data"])) + sum(map(len, self._staged))
-        return self._partitions >= self._commit_every or rows >= MOST_ROWS or self._bytes >= self._most_bytes
+        waiting = [rows for _, rows in self._waiting]
+        chips = sum(len(part) for rows in waiting for part in (*rows.samples, *rows.staged))
+        size = sum(rows.nbytes for rows in waiting)
+        return len(waiting) >= self._commit_every or chips >= MOST_ROWS or size >= self._most_bytes
 
-    def take(self, rows: PartitionRows) -> None:
-        """Take over one finished unit of work."""
-        self._tables["training_data"] += rows.samples
-        self._tables["masks"] += rows.masks
-        self._tables["prompts"] += rows.prompts
-        self._staged += rows.staged
-        self._failures += rows.failures
-        self._partitions += 1
-        self._bytes += rows.nbytes
+    def take(self, partition: int, rows: PartitionRows) -> None:
+        """Take over one finished unit of work, in one step: an interrupt leaves all of it or nothing."""
+        self._waiting.append((partition, rows))
 
     def add(
         self,
@@ -90,12 +88,13 @@ class CommitBuffer(RowSink):
         failures: Sequence[Failure],
     ) -> None:
         """Take over one finished partition's rows."""
-        self._tables["training_data"].append(samples)
-        self._tables["masks"].append(masks)
-        self._tables["prompts"].append(prompts)
-        self.fail(failures, partition=partition)
-        self._partitions += 1
-        self._bytes += samples.nbytes + masks.nbytes + prompts.nbytes
+        rows = PartitionRows()
+        rows.add(partition=partition, samples=samples, masks=masks, prompts=prompts, failures=failures)
+        self.take(partition, rows)
+
+    def drop(self, partitions: Collection[int]) -> None:
+        """Forget what waits of these partitions: another run took them over."""
+        self._waiting = [(partition, rows) for partition, rows in self._waiting if partition not in partitions]
 
     def fail(self, failures: Sequence[Failure], *, partition: int | None = None) -> None:
         """Take over failures; they are committed with the next flush."""
@@ -109,45 +108,56 @@ class CommitBuffer(RowSink):
         met = self._attempts(keys)
         return [key in met for key in keys]
 
-    def flush(self) -> None:
+    def flush(self, *, fence: Callable[[], bool] | None = None) -> None:
         """Commit what waits.
+
+        Args:
+            fence: whether the run may still write what waits, see :func:`store.lance_io.write`.
 
         Raises:
             SchemaError: rows do not fit; nothing of their table was written.
             StoreNotWritableError: the store cannot be written.
+            LeaseLostError: the fence is shut; what waited still waits.
         """
+        waiting = [rows for _, rows in self._waiting]
+        self._failures += [failure for rows in waiting for failure in rows.failures]
+        for rows in waiting:
+            rows.failures = []
         if self._failures:
             lance_io.write(self._uri, "errors", self._error_rows())
             self._failures = []
         for name in ("prompts", "masks"):
-            if self._tables[name]:
-                self._write(name, pa.concat_tables(self._tables[name]))
-                self._tables[name] = []
-        if self._tables["training_data"]:
-            self._stage_new(pa.concat_tables(self._tables["training_data"]))
-            self._tables["training_data"] = []
-        if self._staged:
+            parts = [table for rows in waiting for table in getattr(rows, name)]
+            if parts:
+                self._write(name, pa.concat_tables(parts), fence)
+            for rows in waiting:
+                setattr(rows, name, [])
+        samples = [table for rows in waiting for table in rows.samples]
+        staged = [part for rows in waiting for part in rows.staged]
+        if samples:
+            staged += self._stage_new(pa.concat_tables(samples), fence)
+        if staged:
             receipt = fragments.commit(
-                self._uri, "training_data", self._staged, profile=self._profile, planned_at=self._planned_at
+                self._uri, "training_data", staged, profile=self._profile, planned_at=self._planned_at, fence=fence
             )
             self.written += receipt.inserted + receipt.updated
-            self._staged = []
-        self._partitions = self._bytes = 0
+        self._waiting = self._waiting[len(waiting) :]
 
-    def _stage_new(self, samples: pa.Table) -> None:
+    def _stage_new(self, samples: pa.Table, fence: Callable[[], bool] | None) -> list[StagedRows]:
         """Stage rows whose key the table does not have, a few times faster for wide rows than to merge them."""
         keys = samples["uuid"].to_pylist()
         known = fragments.known_keys(self._uri, "training_data", keys)
         fresh = pa.array([key not in known for key in keys], pa.bool_())
         if known:
-            receipt = self._write("training_data", samples.filter(pc.invert(fresh)))
+            receipt = self._write("training_data", samples.filter(pc.invert(fresh)), fence)
             self.written += receipt.inserted + receipt.updated
             samples = samples.filter(fresh)
-        if len(samples):
-            self._staged.append(fragments.stage(self._uri, "training_data", samples, profile=self._profile))
+        if not len(samples):
+            return []
+        return [fragments.stage(self._uri, "training_data", samples, profile=self._profile)]
 
-    def _write(self, name: str, rows: pa.Table) -> WriteReceipt:
-        return lance_io.write(self._uri, name, rows, profile=self._profile, planned_at=self._planned_at)
+    def _write(self, name: str, rows: pa.Table, fence: Callable[[], bool] | None) -> WriteReceipt:
+        return lance_io.write(self._uri, name, rows, profile=self._profile, planned_at=self._planned_at, fence=fence)
 
     def _error_rows(self) -> pa.Table:
         now = datetime.now(UTC)

@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -91,6 +91,7 @@ def commit(
     *,
     profile: ChipProfile | None = None,
     planned_at: datetime | None = None,
+    fence: Callable[[], bool] | None = None,
 ) -> WriteReceipt:
     """Make staged files rows of table ``name``, each key once.
 
@@ -99,9 +100,11 @@ def commit(
         name: the table.
         staged: what workers staged, each key at most once.
         profile: chip profile of the table.
-        planned_at: rows made after this moment by others stay as they are, see :func:`store.lance_io.write`.
+        planned_at: newer rows of others stay as they are, see :func:`store.lance_io.write`.
+        fence: whether the writer may still write, likewise.
 
     Raises:
+        LeaseLostError: the fence is shut; no new row was left behind.
         StoreConflictError: other writers came first again and again.
         SchemaError: the table has another schema, or a key was staged twice; nothing was committed.
         StoreNotWritableError: the place cannot be written.
@@ -112,12 +115,16 @@ def commit(
     version = lance_io.ensure_table(uri, name, profile=profile).version
     for attempt in range(_ATTEMPTS):
         dataset = lance_io.ensure_table(uri, name, profile=profile)
+        # the commit below is on exactly this version: whoever takes this work over and commits comes in between
+        lance_io.check_fence(fence)
         fresh, known = _parted(dataset, waiting)
         # the last attempt needs no luck: merge_insert brings its own retries
         if attempt == _ATTEMPTS - 1:
             fresh, known = [], waiting
         if known:
-            receipt = lance_io.write(uri, name, _read(dataset, known), profile=profile, planned_at=planned_at)
+            receipt = lance_io.write(
+                uri, name, _read(dataset, known), profile=profile, planned_at=planned_at, fence=fence
+            )
             inserted, updated, version = inserted + receipt.inserted, updated + receipt.updated, receipt.version
             waiting = fresh
             if not waiting:

@@ -19,6 +19,7 @@ from store.schemas import primary_key, schema_for
 from store.sql import literals
 from store.storage_options import storage_options
 from utils.errors import (
+    LeaseLostError,
     SchemaError,
     StoreConflictError,
     StoreDeniedError,
@@ -148,6 +149,7 @@ def write(
     *,
     profile: ChipProfile | None = None,
     planned_at: datetime | None = None,
+    fence: Callable[[], bool] | None = None,
 ) -> WriteReceipt:
     """Upsert ``data`` into table ``name`` by primary key, creating store and table on first use.
 
@@ -158,18 +160,23 @@ def write(
         name: the table.
         data: rows with all columns of the table.
         profile: chip profile, for tables that have one.
-        planned_at: when the writer looked at what is missing. A row made, or retired, after that moment is another
-            writer's newer answer and stays as it is; None replaces every row with the same key.
+        planned_at: when the writer looked at what is missing. A row whose run looked later, and one retired later, is
+            another writer's newer answer and stays as it is; None replaces every row with the same key.
+        fence: whether the writer may still write, asked before each attempt, and afterwards where others committed
+            meanwhile; None is always.
 
     Raises:
         SchemaError: ``data`` does not fit the table's schema, or the table on disk has another one.
         StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
+        LeaseLostError: the fence is shut; no new row was left behind.
     """
     schema = schema_for(name, profile)
     rows = conform(data, schema)
     if planned_at is not None:
-        return write_chosen(uri, name, lambda dataset: _without_newer(dataset, rows, planned_at), profile=profile)
+        return write_chosen(
+            uri, name, lambda dataset: _without_newer(uri, dataset, rows, planned_at), profile=profile, fence=fence
+        )
     return retried(
         lambda: _merged(uri, name, ensure_table(uri, name, profile=profile), rows, retries=_RETRIES),
         what=f"a write of {len(rows)} rows to {name!r}",
@@ -183,6 +190,7 @@ def write_chosen(
     chosen: Callable[[lance.LanceDataset], pa.Table],
     *,
     profile: ChipProfile | None = None,
+    fence: Callable[[], bool] | None = None,
 ) -> WriteReceipt:
     """Upsert rows chosen by a look at the table, as one step: where another writer touched them, look again.
 
@@ -191,16 +199,23 @@ def write_chosen(
         name: the table; it is created on first use.
         chosen: called with the table at its newest version; returns rows of its schema, perhaps none.
         profile: chip profile, for tables that have one.
+        fence: see :func:`write`.
 
     Raises:
         SchemaError: the table on disk has another schema.
         StoreConflictError: other writers came first in every attempt.
         StoreNotWritableError: the place cannot be written.
+        LeaseLostError: the fence is shut; no new row was left behind.
     """
 
     def attempt() -> WriteReceipt:
         dataset = ensure_table(uri, name, profile=profile)
-        return _merged(uri, name, dataset, chosen(dataset), retries=0)
+        seen, rows = dataset.version, chosen(dataset)
+        check_fence(fence)
+        receipt = _merged(uri, name, dataset, rows, retries=0)
+        if fence is not None and receipt.inserted and receipt.version > seen + 1 and not fence():
+            _take_back(uri, name, rows, seen)
+        return receipt
 
     return retried(attempt, what=f"a write to {name!r}")
 
@@ -224,17 +239,53 @@ def _merged(uri: str | Path, name: str, dataset: lance.LanceDataset, rows: pa.Ta
     )
 
 
-def _without_newer(dataset: lance.LanceDataset, rows: pa.Table, moment: datetime) -> pa.Table:
-    """Rows whose stored row, where there is one, was made and retired no later than ``moment``."""
-    key, times = primary_key(dataset.schema), ["created_at"]
-    times += [name for name in ("retired_at",) if name in dataset.schema.names]
-    keys, newer = rows[key].to_pylist(), set()
+def check_fence(fence: Callable[[], bool] | None) -> None:
+    """Refuse a writer that was overtaken.
+
+    Raises:
+        LeaseLostError: the fence is shut.
+    """
+    if fence is not None and not fence():
+        raise LeaseLostError("another run took this work over; what was made of it is dropped")
+
+
+def _take_back(uri: str | Path, name: str, rows: pa.Table, seen: int) -> None:
+    """Delete rows that an overtaken writer inserted after version ``seen``; those that were there before stay."""
+    key = primary_key(rows.schema)
+    keys = rows[key].to_pylist()
+    there: set[str] = set()
     for start in range(0, len(keys), _KEYS_PER_STATEMENT):
         where = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])})"
-        for row in dataset.to_table(columns=[key, *times], filter=where).to_pylist():
-            if any(row[name] is not None and row[name] > moment for name in times):
-                newer.add(row[key])
+        there |= set(open_table(uri, name, seen).to_table(columns=[key], filter=where)[key].to_pylist())
+    mine = literals({str(run) for run in rows["run_id"].to_pylist()}) if "run_id" in rows.column_names else "''"
+    delete(uri, name, [value for value in keys if value not in there], where=f"run_id IN ({mine})")
+    raise LeaseLostError("another run took this work over while it was committed; its new rows were taken back")
+
+
+def _without_newer(uri: str | Path, dataset: lance.LanceDataset, rows: pa.Table, moment: datetime) -> pa.Table:
+    """Rows whose stored row, where there is one, rests on a look at the store no later than ``moment``."""
+    key, names = primary_key(dataset.schema), set(dataset.schema.names)
+    columns = [name for name in ("run_id", "created_at", "retired_at") if name in names]
+    keys, stored = rows[key].to_pylist(), list[dict[str, Any]]()
+    for start in range(0, len(keys), _KEYS_PER_STATEMENT):
+        where = f"{key} IN ({literals(keys[start : start + _KEYS_PER_STATEMENT])})"
+        stored += dataset.to_table(columns=[key, *columns], filter=where).to_pylist()
+    if not stored:
+        return rows
+    looked = _looks(uri, {row["run_id"] for row in stored})
+    newer = {
+        row[key]
+        for row in stored
+        if looked.get(row["run_id"], row["created_at"]) > moment
+        or (row.get("retired_at") is not None and row["retired_at"] > moment)
+    }
     return rows.filter(pa.array([value not in newer for value in keys], pa.bool_())) if newer else rows
+
+
+def _looks(uri: str | Path, run_ids: set[str]) -> dict[str, datetime]:
+    """Run → when it looked at what is missing (its start), for the runs the store knows."""
+    rows = scan(uri, "runs", ["run_id", "started_at"], f"run_id IN ({literals(sorted(run_ids))})").to_pylist()
+    return {row["run_id"]: row["started_at"] for row in rows}
 
 
 def ensure_table(uri: str | Path, name: str, *, profile: ChipProfile | None = None) -> lance.LanceDataset:

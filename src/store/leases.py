@@ -36,10 +36,25 @@ class Holder:
 
 
 @typed_errors
-def claim(uri: str | Path, holder: Holder, lease_ids: Sequence[str], *, give_back: Sequence[str] = ()) -> set[str]:
-    """Take or renew leases, and give others back, in one commit; returns those of ``lease_ids`` that ``holder`` has.
+def claim(
+    uri: str | Path,
+    holder: Holder,
+    lease_ids: Sequence[str],
+    *,
+    renew: Sequence[str] = (),
+    give_back: Sequence[str] = (),
+) -> set[str]:
+    """Take leases, renew some and give others back, in one commit; returns which ``holder`` has of the first two.
 
-    A lease is free when nobody has it, it has expired, or its holder was on this machine and is dead.
+    A lease is free when nobody has it, it has expired, or its holder was on this machine and is dead. One that expired
+    is renewed all the same, unless another run took it meanwhile.
+
+    Args:
+        uri: the store.
+        holder: the run.
+        lease_ids: leases to take.
+        renew: leases the run took before and has not given back.
+        give_back: likewise.
 
     Raises:
         StoreNotWritableError: the store cannot be written.
@@ -48,11 +63,12 @@ def claim(uri: str | Path, holder: Holder, lease_ids: Sequence[str], *, give_bac
 
     def rows(dataset: lance.LanceDataset) -> pa.Table:
         now = datetime.now(UTC)
-        known = _known(dataset, [*lease_ids, *give_back])
+        known = _known(dataset, [*lease_ids, *renew, *give_back])
         granted.clear()
         granted.update(key for key in lease_ids if _is_free(known.get(key), holder, now))
+        granted.update(key for key in renew if key in known and known[key]["run_id"] == holder.run_id)
         expiry = now + timedelta(seconds=holder.lease_s)
-        taken = [_row(key, known.get(key), holder, expiry) for key in lease_ids if key in granted]
+        taken = [_row(key, known.get(key), holder, expiry) for key in sorted(granted)]
         mine = (known[key] for key in give_back if key in known and known[key]["run_id"] == holder.run_id)
         return pa.Table.from_pylist([*taken, *(row | {"expires_at": now} for row in mine)], schema=LEASES)
 

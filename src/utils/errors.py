@@ -37,6 +37,7 @@ taken out of it (:mod:`utils.redaction`).
         ├── TagError                a tag is there already, is missing, or has no usable name
         ├── SchemaError             data does not fit the table's schema
         │   └── UpgradeError        a table of another schema version cannot be brought to this one
+        ├── LeaseLostError          another run took over work that was about to be committed
         ├── StoreConflictError      other writers came first each time; nothing was committed
         ├── StoreUnreachableError   the object store does not answer; the same request may work later
         ├── StoreDeniedError        the object store refuses the credentials
@@ -196,6 +197,10 @@ class TagError(StoreError):
 
 class UpgradeError(SchemaError):
     """A table of another schema version cannot be brought to this one."""
+
+
+class LeaseLostError(StoreError):
+    """Another run took over work that was about to be committed."""
 
 
 class StoreConflictError(StoreError):
