@@ -113,7 +113,10 @@ def run_build(
         loop.finish()
     except KeyboardInterrupt:
         summary.status = "interrupted"
-        loop.finish()
+        with suppress(LeaseLostError):
+            loop.finish()
+    except LeaseLostError:
+        summary.status = "overtaken"
     except AegirError:
         # what cannot be stored ends the run; the record of it may fail for the same reason
         with suppress(AegirError):
@@ -122,10 +125,8 @@ def run_build(
         raise
     _ended(summary, start, report)
     run.record(config.store, summary.status, summary.counts())
-    overtaken = shares.overtaken()
     shares.release()
-    if overtaken and summary.status != "interrupted":
-        # other inputs may stand behind what the other run made; whatever it left is planned anew
+    if summary.status == "overtaken":
         return run_build(
             config,
             driver,
@@ -185,16 +186,19 @@ class _Loop:
                 self._shares.wait()
 
     def flush(self) -> None:
-        """Commit what waits; what the network fails is tried again."""
+        """Commit what waits; what the network fails is tried again.
+
+        Raises:
+            LeaseLostError: another run took over; what waited is dropped.
+        """
         waits = retry_policy(self._config).waits()
         while True:
-            self._buffer.drop(self._shares.overtaken())
-            waiting = self._buffer.partitions
             try:
-                self._buffer.flush(fence=lambda: self._shares.holds(waiting))  # noqa: B023 - called before it changes
+                self._buffer.flush(fence=lambda: not self._shares.is_overtaken())
                 break
             except LeaseLostError:
-                continue
+                self._buffer.drop()
+                raise
             except StoreError as error:
                 wait = next(waits, None)
                 if wait is None or not is_transient(error):
@@ -223,7 +227,7 @@ class _Loop:
 
     def _take(self, outcome: PartitionOutcome) -> None:
         summary = self._summary
-        self._buffer.take(outcome.partition, outcome.rows)
+        self._buffer.take(outcome.rows)
         summary.retried += outcome.retried
         if outcome.failed:
             summary.chips_failed += outcome.chips - outcome.counts.get("chips", 0)

@@ -1,7 +1,7 @@
 """Which partitions this run makes: those whose lease it gets; others are made by another run meanwhile."""
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -65,15 +65,14 @@ class WorkShares:
         if time.monotonic() - self._renewed > self._config.lease_s / _RENEWALS_PER_LEASE:
             self._claim([])
 
-    def overtaken(self) -> frozenset[int]:
-        """Partitions this run held and another run took over; what it made of them is not to be committed."""
+    def is_overtaken(self) -> bool:
+        """Whether another run took over a partition that this one held.
+
+        This run's plan is older than that run's then, in every partition; what it made is not to be committed.
+        """
         if not self._is_safe:
             self._claim([])
-        return frozenset(self._lost)
-
-    def holds(self, partitions: Collection[int]) -> bool:
-        """Whether this run still has the partitions, so that it may commit them."""
-        return self.overtaken().isdisjoint(partitions)
+        return bool(self._lost)
 
     @property
     def _is_safe(self) -> bool:

@@ -1,6 +1,6 @@
 """Rows of several partitions, committed together: what a chip rests on first, the chip itself last."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,27 +56,22 @@ class CommitBuffer(RowSink):
         self._uri, self._profile = uri, profile
         self._run_id, self._build_config = run_id, build_config
         self._commit_every, self._most_bytes, self._planned_at = commit_every, most_bytes, planned_at
-        self._waiting: list[tuple[int, PartitionRows]] = []
+        self._waiting: list[PartitionRows] = []
         self._failures: list[Failure] = []
         self.written = 0
         """Rows of ``training_data`` committed so far."""
 
     @property
-    def partitions(self) -> set[int]:
-        """Partitions whose rows wait."""
-        return {partition for partition, _ in self._waiting}
-
-    @property
     def full(self) -> bool:
         """Whether ``commit_every`` partitions, :data:`MOST_ROWS` chips, or too many bytes wait to be committed."""
-        waiting = [rows for _, rows in self._waiting]
+        waiting = self._waiting
         chips = sum(len(part) for rows in waiting for part in (*rows.samples, *rows.staged))
         size = sum(rows.nbytes for rows in waiting)
         return len(waiting) >= self._commit_every or chips >= MOST_ROWS or size >= self._most_bytes
 
-    def take(self, partition: int, rows: PartitionRows) -> None:
+    def take(self, rows: PartitionRows) -> None:
         """Take over one finished unit of work, in one step: an interrupt leaves all of it or nothing."""
-        self._waiting.append((partition, rows))
+        self._waiting.append(rows)
 
     def add(
         self,
@@ -90,11 +85,11 @@ class CommitBuffer(RowSink):
         """Take over one finished partition's rows."""
         rows = PartitionRows()
         rows.add(partition=partition, samples=samples, masks=masks, prompts=prompts, failures=failures)
-        self.take(partition, rows)
+        self.take(rows)
 
-    def drop(self, partitions: Collection[int]) -> None:
-        """Forget what waits of these partitions: another run took them over."""
-        self._waiting = [(partition, rows) for partition, rows in self._waiting if partition not in partitions]
+    def drop(self) -> None:
+        """Forget what waits: another run took it over."""
+        self._waiting, self._failures = [], []
 
     def fail(self, failures: Sequence[Failure], *, partition: int | None = None) -> None:
         """Take over failures; they are committed with the next flush."""
@@ -119,7 +114,7 @@ class CommitBuffer(RowSink):
             StoreNotWritableError: the store cannot be written.
             LeaseLostError: the fence is shut; what waited still waits.
         """
-        waiting = [rows for _, rows in self._waiting]
+        waiting = list(self._waiting)
         self._failures += [failure for rows in waiting for failure in rows.failures]
         for rows in waiting:
             rows.failures = []

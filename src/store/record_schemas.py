@@ -38,7 +38,8 @@ RUNS = table_schema(
         column(
             "status",
             pa.string(),
-            "running, done, failed (rows in errors), interrupted, or killed (said by a later run).",
+            "running, done, failed (rows in errors), interrupted, overtaken (another run took over, this one planned "
+            "anew), or killed (said by a later run).",
         ),
         column("started_at", TIME, "Start."),
         column("finished_at", TIME, "End; null while running or after a kill.", null=True),

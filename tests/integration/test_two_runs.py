@@ -21,10 +21,10 @@ from utils.split import SPLITS as NAMES
 from utils.split import SplitRule, split_of_cells
 
 MEETING_POINTS = {
-    "the first table": ("scenes > write_dataset", "before"),
-    "the split rule": ("splits > write_dataset", "before"),
-    "the table of chips": ("training_data > write_dataset", "before"),
-    "the first chips": ("training_data > MergeInsertBuilder.execute", "before"),
+    "the first table": ("scenes > LanceDataset.commit", "before"),
+    "the split rule": ("commit_if_empty splits", "before"),
+    "the table of chips": ("stage training_data > LanceDataset.commit", "before"),
+    "the first chips": ("commit training_data > LanceDataset.commit", "before"),
     "the indexes": ("refresh_indexes training_data", "before"),
 }
 
@@ -268,9 +268,9 @@ def test_two_runs_beside_compaction_and_readers(case, tmp_path):
 # ---- a run that stands still while another one goes past it
 
 STANDS = {
-    "before its chips": ("write training_data", "before", 2),
+    "before its chips": ("commit training_data", "before", 2),
     "before its prompts": ("write prompts", "before", 2),
-    "between files and commit": ("training_data > MergeInsertBuilder.execute", "before", 2),
+    "between files and commit": ("commit training_data > LanceDataset.commit", "before", 2),
 }
 
 

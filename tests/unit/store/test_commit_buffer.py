@@ -253,11 +253,11 @@ def work(place, first, *, staged, count=2, failures=()):
 
 def test_staged_and_waiting_rows_are_committed_alike(tmp_path):
     waiting = buffer(tmp_path, commit_every=3)
-    waiting.take(1, work(tmp_path, 0, staged=True, failures=[failure(uuid="x")]))
-    waiting.take(1, work(tmp_path, 2, staged=False))
+    waiting.take(work(tmp_path, 0, staged=True, failures=[failure(uuid="x")]))
+    waiting.take(work(tmp_path, 2, staged=False))
     assert counts(tmp_path) == {"training_data": 0}
     assert not waiting.full
-    waiting.take(1, work(tmp_path, 4, staged=True))
+    waiting.take(work(tmp_path, 4, staged=True))
     assert waiting.full
     waiting.flush()
     assert counts(tmp_path) == {"errors": 1, "masks": 6, "prompts": 6, "training_data": 6}
@@ -278,7 +278,7 @@ def test_staged_rows_are_committed_after_all_they_rest_on(tmp_path, writes, monk
     monkeypatch.setattr(fragments, "commit", recorded)
     writes.broken.add("masks")
     waiting = buffer(tmp_path)
-    waiting.take(1, work(tmp_path, 0, staged=True, failures=[failure(uuid="x")]))
+    waiting.take(work(tmp_path, 0, staged=True, failures=[failure(uuid="x")]))
     writes.done.clear()
     with pytest.raises(StoreError, match="disk is full"):
         waiting.flush()
@@ -294,19 +294,19 @@ def test_staged_rows_are_committed_after_all_they_rest_on(tmp_path, writes, monk
 def test_many_chips_fill_the_buffer_whatever_the_partitions(tmp_path, monkeypatch, staged):
     monkeypatch.setattr(commit_buffer, "MOST_ROWS", 5)
     waiting = buffer(tmp_path, commit_every=100)
-    waiting.take(1, work(tmp_path, 0, staged=staged, count=4))
+    waiting.take(work(tmp_path, 0, staged=staged, count=4))
     assert not waiting.full
-    waiting.take(1, work(tmp_path, 4, staged=staged, count=1))
+    waiting.take(work(tmp_path, 4, staged=staged, count=1))
     assert waiting.full
 
 
 def test_bytes_in_memory_fill_the_buffer_and_files_do_not(tmp_path):
     size = work(tmp_path, 0, staged=False).nbytes
     waiting = CommitBuffer(tmp_path, SMALL, run_id="run", build_config="b", commit_every=100, most_bytes=2 * size)
-    waiting.take(1, work(tmp_path, 0, staged=False))
-    waiting.take(1, work(tmp_path, 2, staged=True))
+    waiting.take(work(tmp_path, 0, staged=False))
+    waiting.take(work(tmp_path, 2, staged=True))
     assert not waiting.full
-    waiting.take(1, work(tmp_path, 4, staged=False))
+    waiting.take(work(tmp_path, 4, staged=False))
     assert waiting.full
 
 
@@ -328,7 +328,7 @@ def test_what_others_made_since_the_plan_stays_in_every_table(tmp_path, staged):
 
     for run, hours in (("fast", 1), ("slow", 2)):
         waiting = CommitBuffer(tmp_path, SMALL, run_id=run, build_config="b", commit_every=9, planned_at=now)
-        waiting.take(1, of(run, now + timedelta(hours=hours)))
+        waiting.take(of(run, now + timedelta(hours=hours)))
         waiting.flush()
         assert waiting.written == (2 if run == "fast" else 0)
     for name in ("training_data", "masks", "prompts"):
