@@ -1,7 +1,9 @@
 """Which partitions this run makes: those whose lease it gets; others are made by another run meanwhile."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pyarrow as pa
@@ -12,6 +14,8 @@ from dataflows.config import BuildConfig
 from dataflows.partition_task import PartitionTask, partition_tasks
 from store import leases
 from store.leases import Holder
+from utils.errors import StoreError
+from utils.retry import RetryPolicy
 
 _RENEWALS_PER_LEASE = 3
 
@@ -23,6 +27,8 @@ class WorkShares:
         """Take the lease of the run itself, which says that it lives."""
         self._config, self._build, self._most_chips = config, build, most_chips
         self._holder = Holder(run_id=run_id, lease_s=config.lease_s)
+        self._policy = RetryPolicy(retries=config.network_retries, first_wait_s=config.network_wait_s)
+        self._lock = threading.Lock()
         self._held: set[int] = set()
         self._finished: set[int] = set()
         self._renewed = 0.0
@@ -36,14 +42,14 @@ class WorkShares:
         """Tasks of the partitions whose lease is free, taken ``commit_every`` at a time as they are drawn."""
         for start in range(0, len(partitions), self._config.commit_every):
             batch = partitions[start : start + self._config.commit_every]
-            granted = self._claim(batch)
+            granted, _ = self._policy.call(lambda batch=batch: self._claim(batch))  # type: ignore[misc]
             self.elsewhere += [partition for partition in batch if partition not in granted]
             yield from self._tasks_of([partition for partition in batch if partition in granted])
 
     def _tasks_of(self, granted: list[int]) -> Iterator[PartitionTask]:
         build = self._build
         planned = build.pending.filter(pc.is_in(build.pending["partition"], pa.array(granted, pa.uint64())))
-        missing = still_missing(self._config, planned, build.planned_at)
+        missing, _ = self._policy.call(lambda: still_missing(self._config, planned, build.planned_at))
         left = replace(build, pending=missing)
         for partition in granted:
             before, after = (table["partition"].to_pylist().count(partition) for table in (planned, missing))
@@ -58,10 +64,29 @@ class WorkShares:
         """Say that the partition's rows are committed, so that its lease can go back with the next claim."""
         self._finished.add(partition)
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Inside the block, leases are renewed beside the work, however long one task takes."""
+        done = threading.Event()
+
+        def keep() -> None:
+            while not done.wait(self._config.lease_s / _RENEWALS_PER_LEASE):
+                self.renew()
+
+        keeper = threading.Thread(target=keep, name="leases", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+
     def renew(self) -> None:
-        """Renew the leases held when a third of their time has passed."""
+        """Renew the leases held when a third of their time has passed; what fails is left to the next time."""
         if time.monotonic() - self._renewed > self._config.lease_s / _RENEWALS_PER_LEASE:
-            self._claim([])
+            # nothing rests on a lease, and whoever cannot write will hear it from a commit
+            with suppress(StoreError):
+                self._claim([])
 
     def wait(self) -> None:
         """Wait a moment for other runs."""
@@ -73,16 +98,16 @@ class WorkShares:
         leases.release(self._config.store, self._holder)
 
     def _claim(self, partitions: Sequence[int]) -> set[int]:
-        self._held -= self._finished
-        ids = {_lease_id(partition): partition for partition in (*self._held, *partitions)}
-        wanted = [run_lease_id(self._holder.run_id), *ids]
-        granted = leases.claim(
-            self._config.store, self._holder, wanted, give_back=[_lease_id(p) for p in self._finished]
-        )
-        self._finished = set()
-        self._held = {ids[key] for key in granted if key in ids}
-        self._renewed = time.monotonic()
-        return self._held & set(partitions)
+        with self._lock:
+            finished = set(self._finished)
+            held = self._held - finished
+            ids = {_lease_id(partition): partition for partition in (*held, *partitions)}
+            wanted = [run_lease_id(self._holder.run_id), *ids]
+            granted = leases.claim(self._config.store, self._holder, wanted, give_back=[_lease_id(p) for p in finished])
+            self._finished -= finished
+            self._held = {ids[key] for key in granted if key in ids}
+            self._renewed = time.monotonic()
+            return self._held & set(partitions)
 
 
 def run_lease_id(run_id: str) -> str:
