@@ -166,8 +166,10 @@ def test_killed_between_marking_and_deleting(region, monkeypatch):
     change(region, "DELETE FROM lake.pv WHERE id = '0'")
     real = lance_io.delete
 
-    def killed(*_):
-        raise KeyboardInterrupt
+    def killed(uri, name, *arguments, **options):
+        if name == "training_data":
+            raise KeyboardInterrupt
+        return real(uri, name, *arguments, **options)
 
     monkeypatch.setattr(lance_io, "delete", killed)
     assert run(region).status == "interrupted"
