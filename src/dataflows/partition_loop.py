@@ -108,7 +108,7 @@ def run_build(
             summary.masks_retired = retire(config.store, build.retirement, build.label_snapshot, build.planned_at)
         loop.flush()
         if not (fail_fast and news):
-            with engine(_spec(config, build, run), _engine_options(config, driver, build)) as running:
+            with shares.kept(), engine(_spec(config, build, run), _engine_options(config, driver, build)) as running:
                 loop.run(running)
         loop.finish()
     except KeyboardInterrupt:

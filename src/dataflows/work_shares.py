@@ -1,7 +1,9 @@
 """Which partitions this run makes: those whose lease it gets; others are made by another run meanwhile."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pyarrow as pa
@@ -12,6 +14,8 @@ from dataflows.config import BuildConfig
 from dataflows.partition_task import PartitionTask, partition_tasks
 from store import leases
 from store.leases import Holder
+from utils.errors import StoreError
+from utils.retry import RetryPolicy
 
 _RENEWALS_PER_LEASE = 3
 _SAFE_SHARE = 0.9
@@ -24,6 +28,8 @@ class WorkShares:
         """Take the lease of the run itself, which says that it lives."""
         self._config, self._build, self._most_chips = config, build, most_chips
         self._holder = Holder(run_id=run_id, lease_s=config.lease_s)
+        self._policy = RetryPolicy(retries=config.network_retries, first_wait_s=config.network_wait_s)
+        self._lock = threading.Lock()
         self._held: set[int] = set()
         self._finished: set[int] = set()
         self._lost: set[int] = set()
@@ -38,14 +44,14 @@ class WorkShares:
         """Tasks of the partitions whose lease is free, taken ``commit_every`` at a time as they are drawn."""
         for start in range(0, len(partitions), self._config.commit_every):
             batch = partitions[start : start + self._config.commit_every]
-            granted = self._claim(batch)
+            granted, _ = self._policy.call(lambda batch=batch: self._claim(batch))  # type: ignore[misc]
             self.elsewhere += [partition for partition in batch if partition not in granted]
             yield from self._tasks_of([partition for partition in batch if partition in granted])
 
     def _tasks_of(self, granted: list[int]) -> Iterator[PartitionTask]:
         build = self._build
         planned = build.pending.filter(pc.is_in(build.pending["partition"], pa.array(granted, pa.uint64())))
-        missing = still_missing(self._config, planned, build.planned_at)
+        missing, _ = self._policy.call(lambda: still_missing(self._config, planned, build.planned_at))
         left = replace(build, pending=missing)
         for partition in granted:
             before, after = (table["partition"].to_pylist().count(partition) for table in (planned, missing))
@@ -60,10 +66,29 @@ class WorkShares:
         """Say that the partition's rows are committed, so that its lease can go back with the next claim."""
         self._finished.add(partition)
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Inside the block, leases are renewed beside the work, however long one task takes."""
+        done = threading.Event()
+
+        def keep() -> None:
+            while not done.wait(self._config.lease_s / _RENEWALS_PER_LEASE):
+                self.renew()
+
+        keeper = threading.Thread(target=keep, name="leases", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+
     def renew(self) -> None:
-        """Renew the leases held when a third of their time has passed."""
+        """Renew the leases held when a third of their time has passed; what fails is left to the next time."""
         if time.monotonic() - self._renewed > self._config.lease_s / _RENEWALS_PER_LEASE:
-            self._claim([])
+            # nothing rests on a lease, and whoever cannot write will hear it from a commit
+            with suppress(StoreError):
+                self._claim([])
 
     def is_overtaken(self) -> bool:
         """Whether another run took over a partition that this one held.
@@ -89,23 +114,24 @@ class WorkShares:
         leases.release(self._config.store, self._holder)
 
     def _claim(self, partitions: Sequence[int]) -> set[int]:
-        self._held -= self._finished
-        ids = {_lease_id(partition): partition for partition in (*self._held, *partitions)}
-        asked = time.time()
-        granted = leases.claim(
-            self._config.store,
-            self._holder,
-            [run_lease_id(self._holder.run_id), *map(_lease_id, partitions)],
-            renew=[_lease_id(partition) for partition in self._held],
-            give_back=[_lease_id(partition) for partition in self._finished],
-        )
-        self._finished = set()
-        held = {ids[key] for key in granted if key in ids}
-        self._lost |= self._held - held
-        self._held = held
-        self._renewed = time.monotonic()
-        self._safe_until = asked + _SAFE_SHARE * self._config.lease_s
-        return held & set(partitions)
+        with self._lock:
+            finished = set(self._finished)
+            held = self._held - finished
+            ids = {_lease_id(partition): partition for partition in (*held, *partitions)}
+            asked = time.time()
+            granted = leases.claim(
+                self._config.store,
+                self._holder,
+                [run_lease_id(self._holder.run_id), *map(_lease_id, partitions)],
+                renew=[_lease_id(partition) for partition in held],
+                give_back=[_lease_id(partition) for partition in finished],
+            )
+            self._finished -= finished
+            self._held = {ids[key] for key in granted if key in ids}
+            self._lost |= held - self._held
+            self._renewed = time.monotonic()
+            self._safe_until = asked + _SAFE_SHARE * self._config.lease_s
+            return self._held & set(partitions)
 
 
 def run_lease_id(run_id: str) -> str:

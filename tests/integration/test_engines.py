@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,6 +176,26 @@ def test_what_a_worker_cannot_store_ends_the_run(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_a_broken_tile_is_the_same_errors_on_every_engine(tmp_path: Path, engine: str) -> None:
+    region = mini_region.make(tmp_path / "region")
+    tile = region.root / "vhr" / "east.tif"
+    tile.write_bytes(tile.read_bytes()[: tile.stat().st_size // 2])
+    found = {}
+    for name in ("local", engine):
+        settings = region.settings | {"store": str(tmp_path / name), "engine": name, "workers": 1}
+        summary = drivers.run("build", settings)
+        assert (summary.exit_code, summary.status) == (3, "failed")
+        assert summary.chips_settled == summary.chips_pending
+        assert summary.chips_failed > 0 < summary.chips_written
+        table = lance_io.open_table(settings["store"], "errors").to_table().sort_by("error_id")
+        found[name] = table.drop_columns(["run_id", "occurred_at"]).to_pylist()
+        assert len(found[name]) == summary.chips_failed
+    assert found[engine] == found["local"]
+    assert_same_rows(str(tmp_path / engine), str(tmp_path / "local"), what=f"beside a broken tile, {engine} and local")
+
+
+@pytest.mark.slow
 def test_workers_without_weights_are_errors_of_their_tasks(
     built: tuple[mini_region.MiniRegion, RunSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +251,15 @@ def living(pids: set[int]) -> dict[int, str]:
     return found
 
 
+def seconds_until(reached: Callable[[], bool], most: float) -> float:
+    """Seconds until something is so."""
+    start = time.monotonic()
+    while not reached():
+        assert time.monotonic() - start < most
+        time.sleep(0.2)
+    return time.monotonic() - start
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 @pytest.mark.parametrize("engine", ["processes", "ray"])
@@ -252,10 +282,10 @@ def test_a_killed_driver_takes_its_workers_along_and_is_resumed(
     assert len(workers) >= 2
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    start = time.monotonic()
-    while living(workers) and time.monotonic() - start < 60:
-        time.sleep(0.2)
-    print(f"\n{engine}: {len(workers)} processes ended {time.monotonic() - start:.1f} s after the run")
+    ended = seconds_until(lambda: not any("Agent" not in command for command in living(workers).values()), 60)
+    # Ray's agents look for their node for a minute before they end
+    agents = seconds_until(lambda: not living(workers), 180)
+    print(f"\n{engine}: {len(workers)} processes ended {ended:.1f} s after the run, Ray's agents {agents:.1f} s later")
     assert living(workers) == {}
     left = lance_io.open_table(settings["store"], "training_data").count_rows()
     assert 0 < left <= whole.chips_written
@@ -364,6 +394,46 @@ def test_fail_fast_keeps_what_is_done_and_starts_no_more(
     again = drivers.run("build", region.settings)
     assert_complete(again)
     assert again.chips_skipped == summary["chips_written"]
+
+
+def test_a_commit_the_network_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    region = mini_region.make(tmp_path / "region", network_wait_s=0.01)
+    write, left = lance_io.write, [errors.StoreUnreachableError("503"), errors.StoreUnreachableError("503")]
+
+    def unreliable(uri: Any, name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "masks" and left:
+            raise left.pop()
+        return write(uri, name, *arguments, **options)
+
+    monkeypatch.setattr(lance_io, "write", unreliable)
+    summary = drivers.run("build", region.settings)
+    assert_complete(summary)
+    assert (summary.retried, left) == (2, [])
+    assert len(rows_of(region.settings["store"])["training_data"]) == summary.chips_planned
+
+
+@pytest.mark.slow
+def test_an_interrupted_pool_ends_and_keeps_what_is_done(
+    built: tuple[mini_region.MiniRegion, RunSummary], tmp_path: Path
+) -> None:
+    region, whole = built
+    settings = region.settings | {"store": str(tmp_path / "store"), "engine": "processes", "workers": 2}
+    workers: set[int] = set()
+
+    def interrupt(summary: RunSummary) -> None:
+        if summary.partitions_done == 1 and summary.status == "running":
+            workers.update(descendants(os.getpid()))
+            raise KeyboardInterrupt
+
+    summary = drivers.run("build", settings, progress=interrupt)
+    assert (summary.status, summary.exit_code) == ("interrupted", 130)
+    assert 0 < summary.chips_written < whole.chips_written
+    left = living(workers)
+    assert not [command for command in left.values() if "spawn_main" in command]
+    again = drivers.run("build", settings | {"engine": "local"})
+    assert_complete(again)
+    assert again.chips_skipped == summary.chips_written
+    assert_same_rows(settings["store"], region.settings["store"], what="an interrupted pool, resumed, and local")
 
 
 def test_progress_ends_at_its_end_with_background_that_is_not_taken(tmp_path: Path) -> None:

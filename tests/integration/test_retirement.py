@@ -166,10 +166,10 @@ def test_killed_between_marking_and_deleting(region, monkeypatch):
     change(region, "DELETE FROM lake.pv WHERE id = '0'")
     real = lance_io.delete
 
-    def killed(uri, name, keys, **options):
+    def killed(uri, name, *arguments, **options):
         if name == "training_data":
             raise KeyboardInterrupt
-        return real(uri, name, keys, **options)
+        return real(uri, name, *arguments, **options)
 
     monkeypatch.setattr(lance_io, "delete", killed)
     assert run(region).status == "interrupted"

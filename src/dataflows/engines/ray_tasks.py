@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -68,7 +69,10 @@ class RayEngine:
         _check_answers(self._options.address)
         local = {} if self._options.address else {"num_cpus": self._options.workers, "include_dashboard": False}
         try:
-            ray.init(address=self._options.address, log_to_driver=False, logging_level="error", **local)
+            with warnings.catch_warnings():
+                # the fork that starts a node becomes another program at once
+                warnings.filterwarnings("ignore", message="lance is not fork-safe")
+                ray.init(address=self._options.address, log_to_driver=False, logging_level="error", **local)
         except Exception as error:  # Ray has no class for a node that does not start
             ray.shutdown()
             what = (

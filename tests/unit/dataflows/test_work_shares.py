@@ -1,5 +1,7 @@
 """Which partitions a run makes: its leases', without what others made since its plan."""
 
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from dataflows.build_plan import BuildPlan, still_missing
 from dataflows.work_shares import WorkShares, run_lease_id
 from store import lance_io, leases
 from support.store_rows import SMALL, replaced, rows_for
+from utils.errors import StoreConflictError, StoreUnreachableError
 
 PLANNED = datetime(2026, 7, 1, tzinfo=UTC)
 PARTITIONS = [11, 12, 13, 14, 15]
@@ -38,7 +41,12 @@ def plan(chips: dict[int, int]) -> BuildPlan:
 def shares(tmp_path: Path) -> Callable[..., WorkShares]:
     def make(run_id: str, *, lease_s: float = 60.0, commit_every: int = 2, most_chips: int = 100) -> WorkShares:
         config: Any = SimpleNamespace(
-            store=str(tmp_path), lease_s=lease_s, commit_every=commit_every, build_config="config"
+            store=str(tmp_path),
+            lease_s=lease_s,
+            commit_every=commit_every,
+            build_config="config",
+            network_retries=2,
+            network_wait_s=0.01,
         )
         return WorkShares(config, plan(dict.fromkeys(PARTITIONS, 2)), run_id, most_chips=most_chips)
 
@@ -186,3 +194,66 @@ def test_release_leaves_the_leases_of_others(tmp_path: Path, shares: Callable[..
     me.release()
     assert set(held(tmp_path)) == {"run/other", "build/d", "build/e"}
     assert leases.living(str(tmp_path), ["run/me", "run/other"]) == {"run/other"}
+
+
+def test_leases_are_kept_while_one_task_takes_long(tmp_path: Path, shares: Callable[..., WorkShares]) -> None:
+    me, other = shares("me", lease_s=1.5), shares("other")
+    tasks = me.tasks(PARTITIONS[:2])
+    with me.kept():
+        next(tasks)
+        end = time.monotonic() + 4.0
+        while time.monotonic() < end:
+            assert [*other.tasks(PARTITIONS[:2])] == []
+            time.sleep(0.2)
+        assert leases.living(str(tmp_path), ["run/me", "build/b", "build/c"]) == {"run/me", "build/b", "build/c"}
+    threads = [thread.name for thread in threading.enumerate()]
+    assert "leases" not in threads
+
+
+def test_nobody_keeps_the_leases_of_a_run_that_broke_off(shares: Callable[..., WorkShares]) -> None:
+    with pytest.raises(ZeroDivisionError), shares("me", lease_s=0.3).kept():
+        raise ZeroDivisionError
+    assert "leases" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_renewal_that_fails_is_left_to_the_next(
+    tmp_path: Path, shares: Callable[..., WorkShares], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shares("me", lease_s=1e-3)
+    next(run.tasks(PARTITIONS))
+    run.finished(11)
+    claim, left = leases.claim, [StoreConflictError("others came first"), StoreUnreachableError("503")]
+
+    def unreliable(*arguments: Any, **options: Any) -> set[str]:
+        if left:
+            raise left.pop()
+        return claim(*arguments, **options)
+
+    monkeypatch.setattr(leases, "claim", unreliable)
+    for _ in range(3):
+        time.sleep(0.01)
+        run.renew()
+    assert left == []
+    assert run._held == {12}
+    rows = lance_io.open_table(tmp_path, "leases").to_table().to_pylist()
+    assert {row["lease_id"] for row in rows} == {"run/me", "build/b", "build/c"}
+
+
+def test_claims_and_looks_the_network_failed_are_tried_again(
+    tmp_path: Path, shares: Callable[..., WorkShares], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, failed = shares("me"), dict[str, int]()
+
+    def once(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def unreliable(*arguments: Any, **options: Any) -> Any:
+            failed[name] = failed.get(name, 0) + 1
+            if failed[name] == 1:
+                raise StoreUnreachableError("503")
+            return real(*arguments, **options)
+
+        return unreliable
+
+    monkeypatch.setattr(leases, "claim", once("claim", leases.claim))
+    monkeypatch.setattr(work_shares, "still_missing", once("look", still_missing))
+    assert places(run.tasks(PARTITIONS[:2])) == PARTITIONS[:2]
+    assert failed == {"claim": 2, "look": 2}

@@ -40,6 +40,7 @@ def keys(found: list[Any]) -> list[tuple[int, int]]:
     return sorted(outcome[:2] for outcome in found)
 
 
+@pytest.mark.slow
 def test_workers_die_and_every_task_has_one_outcome(tmp_path: Path) -> None:
     """One that dies once, one that kills each worker it gets, and innocents out at the same time."""
     given = tasks("slow", f"kill once {tmp_path / 'a'}", "slow", "kill", f"kill once {tmp_path / 'b'}", *["fine"] * 5)
