@@ -6,7 +6,7 @@ time that is not spent in nodes that do the work: at most 5 % is asked for. Both
 counts once, for the innermost thing that ran. ``local`` keeps rows in memory until they are committed; ``staged`` is
 what the engines with workers do: pixels go to files where they are made, and the loop commits metadata.
 
-    python benchmarks/orchestration_overhead.py [--side 46] [--rounds 3] [--size demo] [--only null demo]
+    python benchmarks/orchestration_overhead.py [--side 36] [--rounds 3] [--size demo] [--only null demo]
 """
 
 import argparse
@@ -140,7 +140,7 @@ def null(side: int, rounds: int) -> None:
     staged_engine.register()
     found: dict[str, list[Measured]] = {"local": [], "staged": []}
     with tempfile.TemporaryDirectory() as folder:
-        settings = regions.make(Path(folder) / "region", side, share=0.35, pixels=False, partition_level=14)
+        settings = regions.make(Path(folder) / "region", side, share=0.65, pixels=False, partition_level=14)
         for number in range(rounds + 1):
             for engine, results in found.items():
                 store = f"{folder}/{engine}{number}"
@@ -181,7 +181,7 @@ def demo(size: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=46, help="chips along each side of the region")
+    parser.add_argument("--side", type=int, default=36, help="chips along each side of the region")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", default="demo", choices=("demo", "flywheel", "test"))
     parser.add_argument("--only", nargs="*", default=["null", "demo"], choices=("null", "demo"))
