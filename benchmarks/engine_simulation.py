@@ -4,9 +4,9 @@ Recorded on this machine: seconds per chip and per task of real partitions (pixe
 and what the coordinator does alone: claims, outcomes, commits of several sizes. They are replayed through
 ``support.coordinator`` for several numbers of workers, partitions per commit (k) and chips per partition, for the
 classical backend as recorded and for one ten times slower, such as SAM on a CPU. The simulator is held against real
-runs with 1 and 2 processes. Then commits alone, on tables of up to 10,000 files (with ``--full``).
+runs with 1 and 2 processes.
 
-    python benchmarks/engine_simulation.py [--full] [--plot docs/images/engine_simulation.svg] [--only validate growth]
+    python benchmarks/engine_simulation.py [--clock cpu] [--plot docs/images/engine_simulation.svg] [--only validate]
 """
 
 import argparse
@@ -22,15 +22,11 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from support.coordinator import Costs, simulate
 
 from dataflows import drivers, partition_loop
-from dataflows.config import from_mapping
 from dataflows.work_shares import WorkShares
-from store import fragments, lance_io
-from store.fragments import StagedRows
 from support import regions, staged_engine
 
 WORKERS = (1, 10, 100, 1000)
@@ -226,75 +222,19 @@ def validate(settings: dict[str, Any], folder: Path, local: Recording, costs: Co
         )
 
 
-def growth(folder: Path, sizes: tuple[int, ...]) -> None:
-    """Seconds of one commit by files in it, on tables of several numbers of files."""
-    profile = from_mapping(
-        {"labels": [{"file": "x"}], "vhr": {"source": "local"}, "chip_px": 8, "store": "x"}
-    ).profile  # fmt: skip
-    for size in sizes:
-        uri = folder / f"growth{size}"
-        one = fragments.stage(uri, "training_data", _row(profile, "first"), profile=profile)
-        if size:
-            dataset = lance_io.open_table(uri, "training_data")
-            many = StagedRows(table="training_data", fragments=one.fragments * size, keys=one.keys)
-            fragments._merged(dataset, [many])  # noqa: SLF001 - the same file many times over, which commit would refuse
-        for files in (1, 8, 64, 256):
-            times = []
-            for turn in range(3):
-                staged = [
-                    StagedRows(table="training_data", fragments=one.fragments, keys=(f"{files}-{turn}-{number}",))
-                    for number in range(files)
-                ]
-                start = time.perf_counter()
-                fragments.commit(uri, "training_data", staged, profile=profile)
-                times.append(1e3 * (time.perf_counter() - start))
-            print(
-                f"table of {size:6,} files, {files:3} files per commit: "
-                f"min / median / max {min(times):.0f} / {np.median(times):.0f} / {max(times):.0f} ms"
-            )
-
-
-def _row(profile: Any, uuid: str) -> pa.Table:
-    """One row of ``training_data`` with nothing in it."""
-    schema = lance_io.schema_for("training_data", profile)
-    columns = []
-    for column in schema:
-        kind = column.type
-        if column.name == "uuid":
-            columns.append(pa.array([uuid], kind))
-        elif isinstance(kind, pa.FixedShapeTensorType):
-            flat = pa.array(np.zeros(kind.storage_type.list_size), kind.value_type)
-            storage = pa.FixedSizeListArray.from_arrays(flat, kind.storage_type.list_size)
-            columns.append(pa.ExtensionArray.from_storage(kind, storage))
-        elif column.nullable:
-            columns.append(pa.nulls(1, kind))
-        else:
-            columns.append(pa.array([_empty(kind)], kind))
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _empty(kind: pa.DataType) -> Any:
-    if pa.types.is_fixed_size_list(kind):
-        return [0.0] * kind.list_size
-    if pa.types.is_list(kind):
-        return []
-    return "" if pa.types.is_string(kind) else b"" if pa.types.is_binary(kind) else 0
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=14, help="chips along each side of the recorded region")
-    parser.add_argument("--full", action="store_true", help="also tables of 10,000 files")
     parser.add_argument("--plot", type=Path, help="where the picture goes, .svg or .png")
     parser.add_argument("--save", type=Path, help="where the recording goes, JSON")
-    parser.add_argument("--only", nargs="*", default=["table", "validate", "growth"])
+    parser.add_argument("--only", nargs="*", default=["table", "validate"], choices=("table", "validate"))
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu where the machine is busy otherwise")
     arguments = parser.parse_args()
     clock = CLOCKS[arguments.clock]
     staged_engine.register()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if {"table", "validate"} & set(arguments.only):
+        if arguments.only:
             settings = regions.make(folder / "region", arguments.side, partition_level=15)
             recorded(settings, folder, clock, engine=staged_engine.NAME, commit_every=100)
             runs = [recorded(settings, folder, clock, engine=staged_engine.NAME, commit_every=k) for k in (1, 3, 8)]
@@ -316,8 +256,6 @@ def main() -> None:
             print_table(rows)
             if arguments.plot:
                 plot(rows, arguments.plot)
-        if "growth" in arguments.only:
-            growth(folder, (0, 1_000, 10_000) if arguments.full else (0, 1_000))
 
 
 if __name__ == "__main__":
