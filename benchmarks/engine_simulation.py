@@ -22,12 +22,14 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from hamilton import driver
 from numpy.typing import NDArray
 from support.coordinator import Costs, simulate
 
 from dataflows import drivers, partition_loop
+from dataflows.config import BuildConfig, from_mapping
 from dataflows.work_shares import WorkShares
-from support import regions, staged_engine
+from support import null_transforms, regions, staged_engine
 
 WORKERS = (1, 10, 100, 1000)
 COMMIT_EVERY = (1, 8, 64, 256)
@@ -100,11 +102,18 @@ def recording(clock: Callable[[], float]) -> Iterator[Recording]:
     found.tasks = list(staged_engine.TASKS)
 
 
-def recorded(settings: dict[str, Any], folder: Path, clock: Callable[[], float], **changes: Any) -> Recording:
-    """One build under changed settings in a new store."""
-    store = folder / "-".join(f"{value}" for value in changes.values())
+def recorded(
+    settings: dict[str, Any],
+    folder: Path,
+    clock: Callable[[], float],
+    flow: Callable[[BuildConfig], driver.Driver] | None = None,
+    **changes: Any,
+) -> Recording:
+    """One build under changed settings in a new store, by the real flow unless another is given."""
+    store = Path(tempfile.mkdtemp(dir=folder))
+    config = from_mapping(settings | {"store": str(store)} | changes)
     with recording(clock) as found:
-        summary = drivers.run("build", settings | {"store": str(store)} | changes)
+        summary = partition_loop.run_build(config, flow(config) if flow else drivers.build_driver("build", config))
     if summary.chips_written != summary.chips_pending:
         raise SystemExit(f"{summary.chips_written} of {summary.chips_pending} chips were written")
     return found
@@ -126,6 +135,16 @@ def costs_of(runs: list[Recording]) -> Costs:
         commit_s=commit_s,
         commit_chip_s=chip_s,
     )
+
+
+def commit_costs(folder: Path, clock: Callable[[], float]) -> Costs:
+    """What the coordinator does alone, recorded on commits of few and many chips; null transforms make the rows."""
+    settings = regions.make(folder / "commits", 20, share=0.65, pixels=False, partition_level=15)
+    runs = [
+        recorded(settings, folder, clock, null_transforms.driver_of, engine=staged_engine.NAME, commit_every=k)
+        for k in (16, 1, 4, 16)
+    ]
+    return costs_of(runs[1:])
 
 
 def replayed(chips: int, count: int, chip_times: NDArray[np.float64], task_s: float, times: float) -> NDArray[Any]:
@@ -236,10 +255,9 @@ def main() -> None:
         folder = Path(temporary)
         if arguments.only:
             settings = regions.make(folder / "region", arguments.side, partition_level=15)
-            recorded(settings, folder, clock, engine=staged_engine.NAME, commit_every=100)
-            runs = [recorded(settings, folder, clock, engine=staged_engine.NAME, commit_every=k) for k in (1, 3, 8)]
-            tasks = [task for run in runs for task in run.tasks]
-            costs = costs_of(runs)
+            _ = recorded(settings, folder, clock, engine=staged_engine.NAME)
+            local = recorded(settings, folder, clock, engine=staged_engine.NAME)
+            tasks, costs = local.tasks, commit_costs(folder, clock)
             chip_s, task_s = line(tasks)
             chip_times = np.array([max(0.0, seconds - task_s) / count for count, seconds in tasks])
             print(
@@ -251,7 +269,7 @@ def main() -> None:
             if arguments.save:
                 arguments.save.write_text(json.dumps({"tasks": tasks, "costs": vars(costs)}))
             if "validate" in arguments.only:
-                validate(settings, folder, runs[-1], costs)
+                validate(settings, folder, local, costs)
             rows = table(chip_times, task_s, costs)
             print_table(rows)
             if arguments.plot:
