@@ -232,7 +232,10 @@ def report_workers(root: Path, side: int, budget: str) -> None:
     peaks = {}
     for size in (f"{least / 1e6:.0f}MB", budget):
         changed = settings | {"memory_budget": size, "store": str(root / f"workers{size}")}
-        peaks[size] = in_child("whole_build", settings=changed, warm=None)["summed"]
+        built = in_child("whole_build", settings=changed, warm=None)
+        if built["tasks"] < 2:
+            raise SystemExit(f"{built['tasks']} task for two workers; give a larger region or a smaller budget")
+        peaks[size] = built["summed"]
     few, many = peaks.values()
     allowed = memory.parsed_bytes(budget) / 1e6
     print(
@@ -269,7 +272,7 @@ def main() -> None:
         if arguments.json:
             arguments.json.write_text(json.dumps(figures))
         if "workers" in arguments.only:
-            report_workers(root, 16 if arguments.full else 10, "512MB")
+            report_workers(root, 20 if arguments.full else 10, "512MB" if arguments.full else "256MB")
     print(f"{time.monotonic() - start:.0f} s")
 
 
