@@ -205,7 +205,9 @@ def report_area(root: Path, side: int) -> dict[str, Any]:
     warm = regions.make(root / "warm_area", 3)
     found = {}
     for times in (1, 10):
-        settings = regions.make(root / f"area{times}", round(side * times**0.5), partition_level=16)
+        area = round(side * times**0.5)
+        # a small budget keeps the raster cache from filling slowly, which would look like growth
+        settings = regions.make(root / f"area{times}", area, partition_level=16, memory_budget="100MB")
         found[times] = in_child("whole_build", settings=settings, warm=warm)
     small, large = found[1], found[10]
     print(
@@ -218,8 +220,8 @@ def report_area(root: Path, side: int) -> dict[str, Any]:
     slope = np.polyfit(np.arange(len(later)), later, 1)[0]
     print(f"growth over the last {len(later)} of {large['partitions']} partitions: {1e3 * slope:+.0f} kB per partition")
     return {
-        "peaks_mb": [small["peak"], large["peak"]], "growth_mb": slope * len(later), "partitions": large["partitions"],
-        "chips": [small["chips"], large["chips"]],
+        "peaks_mb": [small["peak"], large["peak"]], "growth_mb": float(slope) * len(later),
+        "partitions": large["partitions"], "chips": [small["chips"], large["chips"]],
     }  # fmt: skip
 
 
@@ -230,7 +232,10 @@ def report_workers(root: Path, side: int, budget: str) -> None:
     peaks = {}
     for size in (f"{least / 1e6:.0f}MB", budget):
         changed = settings | {"memory_budget": size, "store": str(root / f"workers{size}")}
-        peaks[size] = in_child("whole_build", settings=changed, warm=None)["summed"]
+        built = in_child("whole_build", settings=changed, warm=None)
+        if built["tasks"] < 2:
+            raise SystemExit(f"{built['tasks']} task for two workers; give a larger region or a smaller budget")
+        peaks[size] = built["summed"]
     few, many = peaks.values()
     allowed = memory.parsed_bytes(budget) / 1e6
     print(
@@ -267,7 +272,7 @@ def main() -> None:
         if arguments.json:
             arguments.json.write_text(json.dumps(figures))
         if "workers" in arguments.only:
-            report_workers(root, 16 if arguments.full else 10, "512MB")
+            report_workers(root, 20 if arguments.full else 10, "512MB" if arguments.full else "256MB")
     print(f"{time.monotonic() - start:.0f} s")
 
 

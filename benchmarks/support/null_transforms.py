@@ -1,13 +1,20 @@
 """Nodes of the build flow that do the work, replaced by constant results: what is left is orchestration."""
 
+import sys
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from hamilton import driver
+from hamilton.function_modifiers import hamilton_exclude
 from numpy.typing import NDArray
 
+from dataflows import drivers
 from dataflows._chips import ChipReads, planned_grid
+from dataflows.config import BuildConfig
+from dataflows.flow_inputs import build_inputs
 from dataflows.sam_mask_factory import JudgedMask
 from utils.indices import INDICES
 from utils.types import RGB_BANDS, ChipProfile, Mask, Prompt, RasterChip
@@ -85,6 +92,14 @@ def chip_cells(chip_plan: pa.Table) -> pa.Table:
 def mask_rows(judged_masks: dict[str, list[JudgedMask]]) -> list[dict[str, Any]]:
     """Rows of ``masks`` with a constant outline."""
     return [_mask_row(uuid, judged.mask) for uuid, found in judged_masks.items() for judged in found]
+
+
+@hamilton_exclude
+def driver_of(config: BuildConfig, *adapters: Any) -> driver.Driver:
+    """The build flow with this module's nodes in place of its own."""
+    names = [import_module(name) for name in drivers.flow("build").modules]
+    builder = driver.Builder().with_modules(*names, sys.modules[__name__]).allow_module_overrides()
+    return builder.with_config(build_inputs(config)).with_adapters(*adapters).build()
 
 
 def _judged(chip: RasterChip, prompt: Prompt) -> JudgedMask:

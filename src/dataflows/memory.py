@@ -12,7 +12,7 @@ from utils.errors import ConfigError
 from utils.types import ChipProfile
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-# benchmarks/memory.py: peaks of 10 to 40 chips grow by 9.3 bytes per VHR pixel, halo included, with less than one
+# benchmarks/memory.py: peaks of 10 to 40 chips grow by 6 to 9.6 bytes per VHR pixel, halo included, with less than one
 # prompt per chip; each further prompt's masks, raw, refined and as a row, add about 4. 16 leaves a margin of 1.7
 _BYTES_PER_VHR_PIXEL = 16
 # uint16 pixels read and as a row, float32 reflectance, and a share of the index planes
