@@ -39,7 +39,10 @@ def test_a_first_run_killed_where_it_commits(scenario, tmp_path):
     case = scenario("new store")
     assert len(case.partitions) >= 8
     attacks = [
-        [kill_at(case, "SIGKILL", "scenes > LanceDataset.commit", "after"), kill_at(case, "SIGTERM", "write runs", "after")],
+        [
+            kill_at(case, "SIGKILL", "scenes > LanceDataset.commit", "after"),
+            kill_at(case, "SIGTERM", "write runs", "after"),
+        ],
         [kill_at(case, "exit", "write masks", "after", 2), kill_at(case, "Ctrl-C", "write prompts", "before", 2)],
         [kill_at(case, "SIGKILL", "commit training_data > LanceDataset.commit", "before", 3)],
         [kill_at(case, "Ctrl-C twice", "commit training_data", "after", 2)],
