@@ -72,7 +72,7 @@ class Definition:
                 names |= _root(node)
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS:
                 names |= _root(node.func)
-        return frozenset(names & {chain[0] for chain in self.names})
+        return frozenset(names & {chain[0] for chain in self.names}) if names else frozenset()
 
     @cached_property
     def calls_on_import(self) -> frozenset[Chain]:

@@ -128,6 +128,7 @@ OUTSIDE = {
     "workers": 3,
     "ray_address": "auto",
     "memory_budget": "4GB",
+    "storage_options": {"request_timeout": "30s"},
     "lease_s": 60,
     "network_retries": 0,
     "network_wait_s": 0.1,

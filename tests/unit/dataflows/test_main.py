@@ -222,13 +222,13 @@ def test_an_interrupt_before_the_first_chip_is_exit_code_130(options, capsys, mo
 def test_a_termination_midway_keeps_finished_partitions(region, tmp_path, monkeypatch):
     run = drivers.run
 
-    def killed(name, config, *, retry_errors, since_snapshot, progress):
+    def killed(name, config, *, progress, **options):
         def report(summary):
             progress(summary)
             if summary.partitions_done == 2 and not summary.seconds:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        return run(name, config, retry_errors=retry_errors, since_snapshot=since_snapshot, progress=report)
+        return run(name, config, progress=report, **options)
 
     monkeypatch.setattr(drivers, "run", killed)
     store = str(tmp_path / "store")

@@ -68,7 +68,7 @@ def test_the_store_asked_for_then_the_environments_then_the_default(monkeypatch)
 def test_progress_follows_the_summary(monkeypatch, capsys):
     states = [summary(chips_pending=10, chips_made=k, chips_failed=1) for k in (2, 9)]
 
-    def run(name, config, *, retry_errors, since_snapshot, only_stale, progress):
+    def run(name, config, *, retry_errors, since_snapshot, only_stale, fail_fast, progress):
         for state in states:
             progress(state)
         return states[-1]

@@ -112,7 +112,8 @@ def test_a_worker_is_made_once_per_run(monkeypatch: pytest.MonkeyPatch) -> None:
     base._worker.cache_clear()
 
     def spec(run: str) -> Any:
-        return SimpleNamespace(key=run, config=SimpleNamespace(name=run), shared={"split_rule": "shared"})
+        shared = {"split_rule": "shared"}
+        return SimpleNamespace(key=run, config=SimpleNamespace(name=run), shared=shared, raster_cache_bytes=1 << 20)
 
     one = base._worker_of(spec("one"))
     assert base._worker_of(spec("one")) is one
