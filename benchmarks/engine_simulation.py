@@ -26,7 +26,7 @@ from hamilton import driver
 from numpy.typing import NDArray
 from support.coordinator import Costs, simulate
 
-from dataflows import drivers, partition_loop
+from dataflows import drivers, outcome_loop, partition_loop
 from dataflows.config import BuildConfig, from_mapping
 from dataflows.work_shares import WorkShares
 from support import null_transforms, regions, staged_engine
@@ -59,7 +59,7 @@ class Recording:
 def recording(clock: Callable[[], float]) -> Iterator[Recording]:
     """Record builds of this process while the block runs."""
     found = Recording()
-    take, flush = partition_loop._Loop._take, partition_loop._Loop.flush  # noqa: SLF001 - what is measured
+    take, flush = outcome_loop.OutcomeLoop._take, outcome_loop.OutcomeLoop.flush  # noqa: SLF001 - what is measured
     claim, tasks_of = WorkShares._claim, WorkShares._tasks_of  # noqa: SLF001
 
     def timed_flush(loop: Any) -> None:
@@ -92,8 +92,8 @@ def recording(clock: Callable[[], float]) -> Iterator[Recording]:
     staged_engine.CLOCK[0] = clock
     with ExitStack() as stack:
         for owner, name, new in (
-            (partition_loop._Loop, "_take", timed_take),  # noqa: SLF001
-            (partition_loop._Loop, "flush", timed_flush),  # noqa: SLF001
+            (outcome_loop.OutcomeLoop, "_take", timed_take),  # noqa: SLF001
+            (outcome_loop.OutcomeLoop, "flush", timed_flush),  # noqa: SLF001
             (WorkShares, "_claim", timed_claim),
             (WorkShares, "_tasks_of", timed_tasks),
         ):

@@ -51,7 +51,7 @@ def watched(watch: Stopwatch) -> Iterator[None]:
         (partition_loop, "described_run", "run record"),
         (Run, "record", "run record"),
         (partition_loop, "_record_inputs", "scenes and datasets"),
-        (partition_loop, "_mark_killed_runs", "look for killed runs"),
+        (partition_loop, "_tidy_after_kills", "look for killed runs"),
         (lance_io, "refresh_indexes", lambda _, name: f"index {name}"),
         (lance_io, "conform", "conform"),
         (fragments, "conform", "conform"),

@@ -1,11 +1,10 @@
 """Run partition by partition, commit every k, record what failed, go on where the last run stopped."""
 
-import gc
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -17,11 +16,11 @@ from dataflows._retirement import retire
 from dataflows.build_plan import BuildPlan, plan
 from dataflows.build_record import described_run
 from dataflows.config import BuildConfig
-from dataflows.engines import Engine, EngineOptions, WorkerSpec
+from dataflows.engines import EngineOptions, WorkerSpec
 from dataflows.engines.base import WORKERS_OWN
 from dataflows.lance_writer import Provenance
 from dataflows.memory import most_chips, raster_cache_bytes, waiting_bytes
-from dataflows.partition_task import PartitionOutcome
+from dataflows.outcome_loop import INDEXED, OutcomeLoop, Progress, retry_policy
 from dataflows.run_summary import RunSummary
 from dataflows.work_shares import WorkShares, run_lease_id
 from store import fragments, lance_io, leases, rasters
@@ -29,16 +28,18 @@ from store.commit_buffer import CommitBuffer
 from store.dataset_manifests import DatasetManifest, manifest_table, manifests_of, read_manifests
 from store.lineage import Run
 from store.schemas import SPLITS
-from utils.errors import AegirError, LeaseLostError, StoreError
-from utils.retry import RetryPolicy, is_transient
+from utils.errors import AegirError, LeaseLostError
 from utils.split import SplitRule, split_of_cells
 
-Progress = Callable[[RunSummary], None]
 
-_INDEXED = ("training_data", "masks", "prompts")
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What a run was asked for beside its settings."""
 
-INDEX_EVERY = 256
-"""Partitions after which the indexes are brought up: a look for keys opens every file that no index covers."""
+    retry_errors: bool
+    since_snapshot: int | None
+    only_stale: bool
+    fail_fast: bool
 
 
 def run_build(
@@ -67,39 +68,30 @@ def run_build(
     Raises:
         AegirError: the inputs or the store cannot be used; nothing was started.
     """
-    start = time.monotonic()
-    report = progress or (lambda _: None)
-    engine = engines.get(config.engine)
-    most = most_chips(config, workers=worker_count(config))
+    asked = _Asked(retry_errors=retry_errors, since_snapshot=since_snapshot, only_stale=only_stale, fail_fast=fail_fast)
     rasters.limit_cache(raster_cache_bytes(config, workers=worker_count(config)))
+    # the plan of a run that was overtaken is older than what the other run made of the same work
+    while (summary := _planned_and_run(config, driver, asked, progress or (lambda _: None))).status == "overtaken":
+        pass
+    return summary
 
-    def planned() -> BuildPlan:
-        return plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot, only_stale=only_stale)
 
-    build = planned()
-    if build.partitions and not _recorded_rule(config, build):
-        # another first run chose the rule meanwhile
-        build = planned()
+def _planned_and_run(config: BuildConfig, driver: Driver, asked: _Asked, report: Progress) -> RunSummary:
+    start = time.monotonic()
+    engine, most = engines.get(config.engine), most_chips(config, workers=worker_count(config))
+    build = _planned(config, driver, asked)
     manifests = _manifests(config, build)
     run = described_run(config, build, driver, manifests)
-    buffer = CommitBuffer(
-        config.store,
-        config.profile,
-        run_id=run.run_id,
-        build_config=config.build_config,
-        commit_every=config.commit_every,
-        most_bytes=waiting_bytes(config),
-        planned_at=build.planned_at,
-    )
+    buffer = _buffer(config, build, run)
     met = buffer.known(build.failures)
-    news = [failure for failure, known in zip(build.failures, met, strict=True) if retry_errors or not known]
+    news = [failure for failure, known in zip(build.failures, met, strict=True) if asked.retry_errors or not known]
     summary = _started(config, build, run, new_failures=len(news))
     report(summary)
     _tidy_after_kills(config.store)
     if not (build.partitions or news or build.retirement):
         return _ended(summary, start, report)
     shares = WorkShares(config, build, run.run_id, most_chips=most)
-    loop = _Loop(config, build, buffer, shares, summary, report, fail_fast=fail_fast)
+    loop = OutcomeLoop(config, build, buffer, shares, summary, report, fail_fast=asked.fail_fast)
     try:
         run.record(config.store, "running")
         _record_inputs(config, build, manifests, run)
@@ -107,7 +99,7 @@ def run_build(
         if build.retirement:
             summary.masks_retired = retire(config.store, build.retirement, build.label_snapshot, build.planned_at)
         loop.flush()
-        if not (fail_fast and news):
+        if not (asked.fail_fast and news):
             with shares.kept(), engine(_spec(config, build, run), _engine_options(config, driver, build)) as running:
                 loop.run(running)
         loop.finish()
@@ -126,17 +118,29 @@ def run_build(
     _ended(summary, start, report)
     run.record(config.store, summary.status, summary.counts())
     shares.release()
-    if summary.status == "overtaken":
-        return run_build(
-            config,
-            driver,
-            retry_errors=retry_errors,
-            since_snapshot=since_snapshot,
-            only_stale=only_stale,
-            fail_fast=fail_fast,
-            progress=progress,
-        )
     return summary
+
+
+def _planned(config: BuildConfig, driver: Driver, asked: _Asked) -> BuildPlan:
+    """The plan, under the split rule the store follows from now on."""
+    options = {"retry_errors": asked.retry_errors, "only_stale": asked.only_stale}
+    build = plan(config, driver, since_snapshot=asked.since_snapshot, **options)
+    if build.partitions and not _recorded_rule(config, build):
+        # another first run chose the rule meanwhile
+        build = plan(config, driver, since_snapshot=asked.since_snapshot, **options)
+    return build
+
+
+def _buffer(config: BuildConfig, build: BuildPlan, run: Run) -> CommitBuffer:
+    return CommitBuffer(
+        config.store,
+        config.profile,
+        run_id=run.run_id,
+        build_config=config.build_config,
+        commit_every=config.commit_every,
+        most_bytes=waiting_bytes(config),
+        planned_at=build.planned_at,
+    )
 
 
 def _ended(summary: RunSummary, start: float, report: Progress) -> RunSummary:
@@ -145,118 +149,6 @@ def _ended(summary: RunSummary, start: float, report: Progress) -> RunSummary:
     summary.seconds = time.monotonic() - start
     report(summary)
     return summary
-
-
-class _Loop:
-    """Outcomes of an engine's tasks, counted and committed."""
-
-    def __init__(
-        self,
-        config: BuildConfig,
-        build: BuildPlan,
-        buffer: CommitBuffer,
-        shares: WorkShares,
-        summary: RunSummary,
-        report: Progress,
-        *,
-        fail_fast: bool,
-    ) -> None:
-        self._config, self._build, self._buffer, self._shares = config, build, buffer, shares
-        self._summary, self._report, self._fail_fast = summary, report, fail_fast
-        self._parts_left: dict[int, int] = {}
-        self._uncommitted: list[int] = []
-        self._failed: set[int] = set()
-        self._unindexed = 0
-
-    def run(self, engine: Engine) -> None:
-        """Make all partitions: those whose lease is free, then what other runs leave undone."""
-        partitions = self._build.partitions
-        gc.freeze()
-        while partitions:
-            for outcome in engine.outcomes(self._shares.tasks(partitions)):
-                self._take(outcome)
-                if self._fail_fast and self._summary.chips_failed:
-                    return
-            self.flush()
-            self._count_elsewhere()
-            partitions, self._shares.elsewhere = self._shares.elsewhere, []
-            self._summary.partitions_waiting = len(partitions)
-            self._report(self._summary)
-            if partitions:
-                self._shares.wait()
-
-    def flush(self) -> None:
-        """Commit what waits; what the network fails is tried again.
-
-        Raises:
-            LeaseLostError: another run took over; what waited is dropped.
-        """
-        waits = retry_policy(self._config).waits()
-        while True:
-            try:
-                self._buffer.flush(fence=lambda: not self._shares.is_overtaken())
-                break
-            except LeaseLostError:
-                self._buffer.drop()
-                raise
-            except StoreError as error:
-                wait = next(waits, None)
-                if wait is None or not is_transient(error):
-                    raise
-                self._summary.retried += 1
-                time.sleep(wait)
-        self._summary.chips_written = self._buffer.written
-        for partition in self._uncommitted:
-            self._shares.finished(partition)
-        self._unindexed += len(self._uncommitted)
-        self._uncommitted = []
-        if self._unindexed >= INDEX_EVERY:
-            self._refresh_indexes()
-
-    def finish(self) -> None:
-        """Commit what waits and bring the indexes up to date."""
-        self.flush()
-        if self._summary.chips_written:
-            self._refresh_indexes()
-
-    def _refresh_indexes(self) -> None:
-        for name in _INDEXED:
-            if lance_io.table_exists(self._config.store, name):
-                lance_io.refresh_indexes(self._config.store, name)
-        self._unindexed = 0
-
-    def _take(self, outcome: PartitionOutcome) -> None:
-        summary = self._summary
-        self._buffer.take(outcome.rows)
-        summary.retried += outcome.retried
-        if outcome.failed:
-            summary.chips_failed += outcome.chips - outcome.counts.get("chips", 0)
-            summary.chips_made += outcome.counts.get("chips", 0)
-        else:
-            summary.chips_made += outcome.counts["chips"]
-            summary.chips_failed += outcome.counts["failed"]
-            summary.chips_not_taken += outcome.counts["not_taken"]
-        for verdict in summary.masks:
-            summary.masks[verdict] += outcome.counts.get(verdict, 0)
-        left = self._parts_left.get(outcome.partition, outcome.parts) - 1
-        self._parts_left[outcome.partition] = left
-        if outcome.failed:
-            self._failed.add(outcome.partition)
-        if not left:
-            summary.partitions_done += 1
-            self._uncommitted.append(outcome.partition)
-        summary.partitions_failed = len(self._failed)
-        if self._buffer.full:
-            self.flush()
-        self._shares.renew()
-        self._count_elsewhere()
-        self._report(summary)
-
-    def _count_elsewhere(self) -> None:
-        """Chips that other runs made since the plan are no longer this run's."""
-        made = self._shares.made_elsewhere
-        self._summary.chips_made_elsewhere = sum(made.values())
-        self._summary.partitions_elsewhere = len(made)
 
 
 def _manifests(config: BuildConfig, build: BuildPlan) -> dict[str, DatasetManifest]:
@@ -315,11 +207,6 @@ def worker_count(config: BuildConfig) -> int:
     return 1 if config.engine == "local" else config.workers or os.cpu_count() or 1
 
 
-def retry_policy(config: BuildConfig) -> RetryPolicy:
-    """How the network's failures are tried again."""
-    return RetryPolicy(retries=config.network_retries, first_wait_s=config.network_wait_s)
-
-
 def _tidy_after_kills(store: str) -> None:
     """Say of runs that were killed that they were, and make the indexes they had no time for.
 
@@ -330,7 +217,7 @@ def _tidy_after_kills(store: str) -> None:
     dead = [run_id for run_id in running if run_lease_id(run_id) not in alive]
     if dead:
         lance_io.mark(store, "runs", dead, {"status": "'killed'"})
-        for name in _INDEXED:
+        for name in INDEXED:
             if lance_io.table_exists(store, name):
                 lance_io.refresh_indexes(store, name)
 

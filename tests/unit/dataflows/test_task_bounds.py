@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.env import get_gdal_config
 
-from dataflows import partition_loop
+from dataflows import outcome_loop
 from dataflows.config import from_mapping
 from dataflows.drivers import run
 from dataflows.memory import chip_shares, raster_cache_bytes
@@ -50,7 +50,7 @@ def test_the_raster_cache_has_a_ceiling_and_gdal_hears_of_it():
 def test_a_long_run_brings_indexes_up_on_its_way(tmp_path, monkeypatch):
     region = mini_region.make(tmp_path / "region", partition_level=18, commit_every=1)
     refreshed, refresh = [], lance_io.refresh_indexes
-    monkeypatch.setattr(partition_loop, "INDEX_EVERY", 2)
+    monkeypatch.setattr(outcome_loop, "INDEX_EVERY", 2)
     monkeypatch.setattr(lance_io, "refresh_indexes", lambda uri, name: refreshed.append(name) or refresh(uri, name))
     summary = run("build", region.settings)
     assert summary.partitions >= 4
