@@ -92,8 +92,8 @@ def recording(clock: Callable[[], float]) -> Iterator[Recording]:
     staged_engine.CLOCK[0] = clock
     with ExitStack() as stack:
         for owner, name, new in (
-            (outcome_loop.OutcomeLoop, "_take", timed_take),  # noqa: SLF001
-            (outcome_loop.OutcomeLoop, "flush", timed_flush),  # noqa: SLF001
+            (outcome_loop.OutcomeLoop, "_take", timed_take),
+            (outcome_loop.OutcomeLoop, "flush", timed_flush),
             (WorkShares, "_claim", timed_claim),
             (WorkShares, "_tasks_of", timed_tasks),
         ):

@@ -257,3 +257,22 @@ def test_claims_and_looks_the_network_failed_are_tried_again(
     monkeypatch.setattr(work_shares, "still_missing", once("look", still_missing))
     assert places(run.tasks(PARTITIONS[:2])) == PARTITIONS[:2]
     assert failed == {"claim": 2, "look": 2}
+
+
+def test_a_run_learns_that_it_was_overtaken(tmp_path, shares):
+    slow = shares("slow", lease_s=0.2)
+    assert len(list(slow.tasks(PARTITIONS[:2]))) == 2
+    assert not slow.is_overtaken()
+    time.sleep(0.3)
+    quick = shares("quick")
+    assert [task.partition for task in quick.tasks(PARTITIONS[:1])] == PARTITIONS[:1]
+    quick.finished(PARTITIONS[0])
+    quick.release()
+    assert slow.is_overtaken()
+
+
+def test_a_lease_that_expired_and_nobody_wanted_is_still_held(shares):
+    slow = shares("slow", lease_s=0.1)
+    assert len(list(slow.tasks(PARTITIONS[:2]))) == 2
+    time.sleep(0.2)
+    assert not slow.is_overtaken()
