@@ -18,6 +18,7 @@ from store.lineage import table_versions
 from store.schemas import training_data
 from store.sql import literals
 from utils.failures import Failure
+from utils.retry import is_transient_type
 
 _PLAN_NODES = (
     "label_snapshot",
@@ -196,13 +197,13 @@ class _Met:
 
 
 def _failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, _Met]:
-    """Planned chips that failed with these settings on the inputs they have now."""
+    """Planned chips that failed with these settings on the inputs they have now; what the network failed is no mark."""
     wanted = dict(zip(chips["uuid"].to_pylist(), chips["input_set"].to_pylist(), strict=True))
     where = f"uuid IS NOT NULL AND build_config = '{config.build_config}'"
     met: dict[str, _Met] = {}
     columns = ["uuid", "input_set", "error_type", "occurred_at"]
     for row in lance_io.scan(config.store, "errors", columns, where).to_pylist():
-        if wanted.get(row["uuid"]) == row["input_set"]:
+        if wanted.get(row["uuid"]) == row["input_set"] and not is_transient_type(row["error_type"]):
             found = met.setdefault(row["uuid"], _Met(types=set(), latest=row["occurred_at"]))
             found.types.add(row["error_type"])
             found.latest = max(found.latest, row["occurred_at"])

@@ -1,5 +1,6 @@
 """The build flow through its real door: rows, alignment, resume, and bad input."""
 
+import importlib
 import json
 import os
 import shutil
@@ -536,3 +537,24 @@ def test_moved_region_still_builds(region, tmp_path):
     shutil.move(region.root, moved)
     text = json.dumps(region.settings).replace(str(region.root), str(moved))
     assert drivers.run("build", json.loads(text)).exit_code == 0
+
+
+@pytest.mark.parametrize(("kind", "again"), [("RasterUnreachableError", True), ("RasterReadError", False)])
+def test_what_the_network_failed_is_taken_in_by_the_next_run(region, monkeypatch, kind, again):
+    source = importlib.import_module("store.imagery.local").LocalImagery
+    read, broken = source.read, [True]
+
+    def away(self, grid, bands, **options):
+        if broken[0] and self.kind == "vhr":
+            raise getattr(errors, kind)("gone")
+        return read(self, grid, bands, **options)
+
+    monkeypatch.setattr(source, "read", away)
+    settings = region.settings | {"network_wait_s": 0.01}
+    first = drivers.run("build", settings)
+    assert (first.chips_failed, first.exit_code) == (first.chips_pending, 3)
+    assert (first.retried > 0) is again
+    broken[0] = False
+    second = drivers.run("build", settings)
+    assert (second.chips_written, second.chips_failed_before) == ((6, 0) if again else (0, 6))
+    assert second.exit_code == (0 if again else 3)
