@@ -29,14 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(arguments.command(arguments))
-    except AegirError as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupted(error):
+            print("interrupted", file=sys.stderr)
+            return 130
+        if not isinstance(error, AegirError):
+            raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    except (KeyboardInterrupt, RuntimeError) as error:
-        if not interrupted(error):
-            raise
-        print("interrupted", file=sys.stderr)
-        return 130
     finally:
         signal.signal(signal.SIGTERM, handler)
 

@@ -66,14 +66,14 @@ def _run(
         try:
             _run_units(driver, todo, shared, _provenance(config, run, todo, snapshots), buffer, summary, report)
             _finish(config, buffer, summary)
-        except KeyboardInterrupt:
+        except BaseException as error:
+            if not interrupted(error):
+                # what cannot be stored ends the run; the record of it may fail for the same reason
+                with suppress(AegirError):
+                    run.record(config.store, "failed", summary.counts())
+                raise
             summary.status = "interrupted"
             _finish(config, buffer, summary)
-        except AegirError:
-            # what cannot be stored ends the run; the record of it may fail for the same reason
-            with suppress(AegirError):
-                run.record(config.store, "failed", summary.counts())
-            raise
     if summary.status == "running":
         summary.status = "failed" if summary.failed or summary.rows_failed else "done"
     summary.seconds = time.monotonic() - start

@@ -29,6 +29,7 @@ from store.dataset_manifests import DatasetManifest, manifest_table, manifests_o
 from store.lineage import Run
 from store.schemas import SPLITS
 from utils.errors import AegirError, LeaseLostError
+from utils.failures import interrupted
 from utils.split import SplitRule, split_of_cells
 
 
@@ -103,18 +104,18 @@ def _planned_and_run(config: BuildConfig, driver: Driver, asked: _Asked, report:
             with shares.kept(), engine(_spec(config, build, run), _engine_options(config, driver, build)) as running:
                 loop.run(running)
         loop.finish()
-    except KeyboardInterrupt:
+    except LeaseLostError:
+        summary.status = "overtaken"
+    except BaseException as error:
+        if not interrupted(error):
+            # what cannot be stored ends the run; the record of it may fail for the same reason
+            with suppress(AegirError):
+                run.record(config.store, "failed", summary.counts())
+                shares.release()
+            raise
         summary.status = "interrupted"
         with suppress(LeaseLostError):
             loop.finish()
-    except LeaseLostError:
-        summary.status = "overtaken"
-    except AegirError:
-        # what cannot be stored ends the run; the record of it may fail for the same reason
-        with suppress(AegirError):
-            run.record(config.store, "failed", summary.counts())
-            shares.release()
-        raise
     _ended(summary, start, report)
     run.record(config.store, summary.status, summary.counts())
     shares.release()

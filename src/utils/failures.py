@@ -10,12 +10,13 @@ from utils.redaction import redacted
 def interrupted(error: BaseException) -> bool:
     """Whether ``error`` is an interrupt, or another exception a library made of one.
 
-    DuckDB raises ``RuntimeError("Query interrupted")`` from the ``KeyboardInterrupt`` that stopped its query.
+    DuckDB raises ``RuntimeError("Query interrupted")`` from the ``KeyboardInterrupt`` that stopped its query, Lance an
+    ``ArrowInvalid`` that only names it.
     """
     found: BaseException | None = error
     seen: set[int] = set()
     while found is not None and id(found) not in seen:
-        if isinstance(found, KeyboardInterrupt):
+        if isinstance(found, KeyboardInterrupt) or "KeyboardInterrupt" in str(found):
             return True
         seen.add(id(found))
         found = found.__cause__

@@ -58,6 +58,7 @@ def test_an_interrupt_is_known_under_another_name():
     query = RuntimeError("Query interrupted")
     query.__cause__ = KeyboardInterrupt()
     assert interrupted(query)
+    assert interrupted(ValueError("External error: KeyboardInterrupt: "))
     circle = ValueError("its own cause")
     circle.__cause__ = circle
     assert [interrupted(found) for found in (KeyboardInterrupt(), RuntimeError("Query interrupted"), circle)] == [
