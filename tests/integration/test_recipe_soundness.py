@@ -24,6 +24,8 @@ from store import code_hash, imagery
 from store.code_hash import OURS, WITHOUT_ALGORITHM, CodeBase
 from support import mini_region
 
+pytestmark = pytest.mark.slow
+
 SRC = Path(__file__).parents[2] / "src"
 REGISTRIES = ["store.imagery:_SOURCES", "dataflows.mask_backends:_BACKENDS"]
 OUTSIDE = WITHOUT_ALGORITHM | {"store.record_schemas", "store.chip_schemas", "store.columns"}
