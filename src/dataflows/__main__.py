@@ -22,12 +22,12 @@ EXIT_REFUSED = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 0 done, 2 refused, 3 rows added to ``errors``, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
-    os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
-    # Hamilton logs every typed error a second time, with a banner
-    logging.getLogger("hamilton").setLevel(logging.CRITICAL)
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        arguments = _parser().parse_args(argv)
+        os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
+        # Hamilton logs every typed error a second time, with a banner
+        logging.getLogger("hamilton").setLevel(logging.CRITICAL)
         return int(arguments.command(arguments))
     except (KeyboardInterrupt, Exception) as error:
         if interrupted(error):

@@ -78,7 +78,7 @@ def _run(
         summary.status = "failed" if summary.failed or summary.rows_failed else "done"
     summary.seconds = time.monotonic() - start
     if todo.units or summary.failed:
-        run.record(config.store, summary.status, summary.counts())
+        run.settle(config.store, summary.status, summary.counts())
     report(summary)
     return summary
 

@@ -117,7 +117,7 @@ def _planned_and_run(config: BuildConfig, driver: Driver, asked: _Asked, report:
         with suppress(LeaseLostError):
             loop.finish()
     _ended(summary, start, report)
-    run.record(config.store, summary.status, summary.counts())
+    run.settle(config.store, summary.status, summary.counts())
     shares.release()
     return summary
 

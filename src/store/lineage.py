@@ -18,6 +18,7 @@ from store.code_hash import StageCode, stage_code
 from store.fingerprint import digest
 from store.schemas import RUNS, SCHEMA_VERSION, TABLES
 from utils.errors import TableNotFoundError
+from utils.failures import interrupted
 
 __all__ = ["Run", "explain", "package_versions", "recipe", "stage_code", "table_versions"]
 
@@ -92,3 +93,12 @@ class Run:
             "counts": None if counts is None else json.dumps(counts, sort_keys=True),
         }
         lance_io.write(uri, "runs", pa.Table.from_pylist([row], schema=RUNS))
+
+    def settle(self, uri: str | Path, status: str, counts: Mapping[str, Any]) -> None:
+        """Write how the run ended; one interrupt on the way does not leave it unsaid, and is not passed on."""
+        try:
+            self.record(uri, status, counts)
+        except BaseException as error:
+            if not interrupted(error):
+                raise
+            self.record(uri, status, counts)

@@ -173,3 +173,18 @@ def test_explain_a_store_without_multispectral_columns(tmp_path):
     lance_io.write(tmp_path, "training_data", rows, profile=plain)
     chain = explain(tmp_path, "abcd")
     assert (chain["chip"]["uuid"], chain["prompts"], chain["masks"], chain["scenes"]) == ("abcd", [], [], [])
+
+
+def test_an_interrupt_while_the_end_is_recorded_leaves_it_recorded(tmp_path, monkeypatch):
+    run = Run(flow="build", build_config="c", config={}, recipes={}, code={}, inputs={})
+    write, met = lance_io.write, []
+
+    def interrupted_once(*arguments, **options):
+        if not met:
+            met.append(True)
+            raise ValueError("External error: KeyboardInterrupt: ")
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(lance_io, "write", interrupted_once)
+    run.settle(tmp_path, "done", {})
+    assert lance_io.scan(tmp_path, "runs", ["status"])["status"].to_pylist() == ["done"]
