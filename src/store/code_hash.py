@@ -23,8 +23,12 @@ from utils.errors import ConfigError
 OURS = ("utils", "store", "training", "dataflows")
 """Packages whose code is followed."""
 
-WITHOUT_ALGORITHM = frozenset({"store.schemas", "store.lance_io"})
-"""Modules that are not followed: the schemas, for which ``SCHEMA_VERSION`` stands, and the door rows come and go by."""
+WITHOUT_ALGORITHM = frozenset(
+    {"store.schemas", "store.lance_io", "store.conflicts", "store.places", "store.storage_options"}
+    | {"store.remote_errors", "store.object_store", "utils.redaction"}
+)
+"""Modules that are not followed: the schemas, for which ``SCHEMA_VERSION`` stands, and the doors that rows and
+files pass as they are."""
 
 _OWN_NAMES = {"globals", "locals", "vars", "eval", "exec", "dir"}
 """Built-ins by which code reaches names of its module that it does not spell out."""
