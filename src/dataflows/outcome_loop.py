@@ -127,6 +127,9 @@ class OutcomeLoop:
         self._parts_left[outcome.partition] = left
         if outcome.failed:
             self._failed.add(outcome.partition)
+        if not summary.partitions_done:
+            # what the first task loaded stays: a collection need not look at it again
+            gc.freeze()
         if not left:
             summary.partitions_done += 1
             self._uncommitted.append(outcome.partition)
