@@ -19,6 +19,7 @@ from utils.retry import RetryPolicy
 
 _RENEWALS_PER_LEASE = 3
 _SAFE_SHARE = 0.9
+_FORGOTTEN_AT_ONCE = 256
 
 
 class WorkShares:
@@ -33,6 +34,7 @@ class WorkShares:
         self._held: set[int] = set()
         self._finished: set[int] = set()
         self._lost: set[int] = set()
+        self._returned: list[str] = []
         self._renewed = self._safe_until = 0.0
         self.elsewhere: list[int] = []
         """Partitions another run holds."""
@@ -131,6 +133,12 @@ class WorkShares:
             self._lost |= held - self._held
             self._renewed = time.monotonic()
             self._safe_until = asked + _SAFE_SHARE * self._config.lease_s
+            self._returned += map(_lease_id, finished)
+            if len(self._returned) >= _FORGOTTEN_AT_ONCE:
+                # claims get slower with every row that stays; those that cannot be deleted now are with a later claim
+                with suppress(StoreError):
+                    leases.forget(self._config.store, self._holder, self._returned)
+                    self._returned = []
             return self._held & set(partitions)
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from store import lance_io
 from store.remote_errors import typed_errors
 from store.schemas import LEASES
-from store.sql import literal, literals
+from store.sql import instant, literal, literals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,18 @@ def claim(
 
     lance_io.write_chosen(uri, "leases", rows)
     return granted
+
+
+@typed_errors
+def forget(uri: str | Path, holder: Holder, lease_ids: Sequence[str]) -> None:
+    """Delete leases that ``holder`` gave back: each claim leaves a fragment, which lasts as long as a row in it.
+
+    Raises:
+        StoreConflictError: other writers came first in every attempt.
+        StoreNotWritableError: the store cannot be written.
+    """
+    returned = f"run_id = {literal(holder.run_id)} AND expires_at <= {instant(datetime.now(UTC))}"
+    lance_io.delete(uri, "leases", lease_ids, where=returned)
 
 
 @typed_errors

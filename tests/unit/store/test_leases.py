@@ -206,3 +206,13 @@ def test_racing_processes_share_no_lease(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert sorted(key for keys in taken for key in keys) == sorted(f"key {n}" for n in range(30))
+
+
+def test_forgotten_leases_take_their_fragments_along(tmp_path: Path) -> None:
+    for number in range(4):
+        back = [f"{number - 1}"] if number else []
+        leases.claim(tmp_path, ME, ["run", f"{number}"], give_back=back)
+    leases.claim(tmp_path, OTHER, ["0"])
+    leases.forget(tmp_path, ME, ["0", "1", "2", "3"])
+    assert {key: row["run_id"] for key, row in held(tmp_path).items()} == {"run": "me", "3": "me", "0": OTHER.run_id}
+    assert len(lance_io.open_table(tmp_path, "leases").get_fragments()) == 2
