@@ -54,7 +54,9 @@ class WorkShares:
         build = self._build
         planned = build.pending.filter(pc.is_in(build.pending["partition"], pa.array(granted, pa.uint64())))
         missing, _ = self._policy.call(lambda: still_missing(self._config, planned, build.planned_at))
-        left = replace(build, pending=missing)
+        # the look through all prompts is for the batch, not for each of its partitions
+        asked = pc.is_in(build.prompts["uuid"], missing["uuid"].combine_chunks())
+        left = replace(build, pending=missing, prompts=build.prompts.filter(asked))
         for partition in granted:
             before, after = (table["partition"].to_pylist().count(partition) for table in (planned, missing))
             if before > after:
