@@ -114,23 +114,22 @@ class OutcomeLoop:
         summary = self._summary
         self._buffer.take(outcome.rows)
         summary.retried += outcome.retried
-        if outcome.failed:
-            summary.chips_failed += outcome.chips - outcome.counts.get("chips", 0)
-            summary.chips_made += outcome.counts.get("chips", 0)
-        else:
-            summary.chips_made += outcome.counts["chips"]
-            summary.chips_failed += outcome.counts["failed"]
-            summary.chips_not_taken += outcome.counts["not_taken"]
+        made, not_taken = outcome.counts.get("chips", 0), outcome.counts.get("not_taken", 0)
+        summary.chips_made += made
+        summary.chips_not_taken += not_taken
+        # of a task that failed as a whole, whatever is neither made nor left out
+        summary.chips_failed += outcome.chips - made - not_taken if outcome.failed else outcome.counts["failed"]
         for verdict in summary.masks:
             summary.masks[verdict] += outcome.counts.get(verdict, 0)
-        left = self._parts_left.get(outcome.partition, outcome.parts) - 1
-        self._parts_left[outcome.partition] = left
+        left = self._parts_left.pop(outcome.partition, outcome.parts) - 1
         if outcome.failed:
             self._failed.add(outcome.partition)
         if not summary.partitions_done:
             # what the first task loaded stays: a collection need not look at it again
             gc.freeze()
-        if not left:
+        if left:
+            self._parts_left[outcome.partition] = left
+        else:
             summary.partitions_done += 1
             self._uncommitted.append(outcome.partition)
         summary.partitions_failed = len(self._failed)

@@ -217,7 +217,8 @@ def _tidy_after_kills(store: str) -> None:
     alive = leases.living(store, [run_lease_id(run_id) for run_id in running])
     dead = [run_id for run_id in running if run_lease_id(run_id) not in alive]
     if dead:
-        lance_io.mark(store, "runs", dead, {"status": "'killed'"})
+        # one of them may have ended, and given its lease back, since the look above
+        lance_io.mark(store, "runs", dead, {"status": "'killed'"}, where="status = 'running'")
         for name in INDEXED:
             if lance_io.table_exists(store, name):
                 lance_io.refresh_indexes(store, name)

@@ -19,6 +19,7 @@ from utils.retry import RetryPolicy
 
 _RENEWALS_PER_LEASE = 3
 _SAFE_SHARE = 0.9
+_FORGOTTEN_AT_ONCE = 256
 
 
 class WorkShares:
@@ -33,6 +34,7 @@ class WorkShares:
         self._held: set[int] = set()
         self._finished: set[int] = set()
         self._lost: set[int] = set()
+        self._returned: list[str] = []
         self._renewed = self._safe_until = 0.0
         self.elsewhere: list[int] = []
         """Partitions another run holds."""
@@ -52,7 +54,9 @@ class WorkShares:
         build = self._build
         planned = build.pending.filter(pc.is_in(build.pending["partition"], pa.array(granted, pa.uint64())))
         missing, _ = self._policy.call(lambda: still_missing(self._config, planned, build.planned_at))
-        left = replace(build, pending=missing)
+        # the look through all prompts is for the batch, not for each of its partitions
+        asked = pc.is_in(build.prompts["uuid"], missing["uuid"].combine_chunks())
+        left = replace(build, pending=missing, prompts=build.prompts.filter(asked))
         for partition in granted:
             before, after = (table["partition"].to_pylist().count(partition) for table in (planned, missing))
             if before > after:
@@ -131,6 +135,12 @@ class WorkShares:
             self._lost |= held - self._held
             self._renewed = time.monotonic()
             self._safe_until = asked + _SAFE_SHARE * self._config.lease_s
+            self._returned += map(_lease_id, finished)
+            if len(self._returned) >= _FORGOTTEN_AT_ONCE:
+                # claims get slower with every row that stays; those that cannot be deleted now are with a later claim
+                with suppress(StoreError):
+                    leases.forget(self._config.store, self._holder, self._returned)
+                    self._returned = []
             return self._held & set(partitions)
 
 

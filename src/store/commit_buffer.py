@@ -131,6 +131,10 @@ class CommitBuffer(RowSink):
         staged = [part for rows in waiting for part in rows.staged]
         if samples:
             staged += self._stage_new(pa.concat_tables(samples), fence)
+            # in one step, so that neither an interrupt nor another flush after a failed commit stages rows again
+            joined = [PartitionRows(staged=staged)]
+            self._waiting[: len(waiting)] = joined
+            waiting = joined
         if staged:
             receipt = fragments.commit(
                 self._uri, "training_data", staged, profile=self._profile, planned_at=self._planned_at, fence=fence

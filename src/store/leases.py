@@ -7,8 +7,10 @@ others wrote meanwhile; see its ``planned_at``.
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,21 @@ import pyarrow as pa
 from store import lance_io
 from store.remote_errors import typed_errors
 from store.schemas import LEASES
-from store.sql import literal, literals
+from store.sql import instant, literal, literals
+
+
+@cache
+def process_space() -> str:
+    """Name of the place where a process id means one process: host, and on Linux this boot and the PID namespace.
+
+    Machines of one image may share a host name, and so do containers on the host's network.
+    """
+    names = [socket.gethostname()]
+    with suppress(OSError):
+        names.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with suppress(OSError):
+        names.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +45,8 @@ class Holder:
     """Id of the run."""
     lease_s: float
     """Seconds a lease lasts unless it is renewed."""
-    host: str = field(default_factory=socket.gethostname)
-    """Machine it runs on."""
+    host: str = field(default_factory=process_space)
+    """Where it runs, see :func:`process_space`."""
     pid: int = field(default_factory=os.getpid)
     """Its process id."""
 
@@ -74,6 +90,18 @@ def claim(
 
     lance_io.write_chosen(uri, "leases", rows)
     return granted
+
+
+@typed_errors
+def forget(uri: str | Path, holder: Holder, lease_ids: Sequence[str]) -> None:
+    """Delete leases that ``holder`` gave back: each claim leaves a fragment, which lasts as long as a row in it.
+
+    Raises:
+        StoreConflictError: other writers came first in every attempt.
+        StoreNotWritableError: the store cannot be written.
+    """
+    returned = f"run_id = {literal(holder.run_id)} AND expires_at <= {instant(datetime.now(UTC))}"
+    lance_io.delete(uri, "leases", lease_ids, where=returned)
 
 
 @typed_errors
@@ -124,7 +152,7 @@ def _is_free(row: Mapping[str, Any] | None, holder: Holder, now: datetime) -> bo
 def _is_held(row: Mapping[str, Any], now: datetime) -> bool:
     if row["expires_at"] <= now:
         return False
-    return row["host"] != socket.gethostname() or _is_alive(row["pid"])
+    return row["host"] != process_space() or _is_alive(row["pid"])
 
 
 def _is_alive(pid: int) -> bool:

@@ -90,10 +90,10 @@ LEASES = table_schema(
     "leases",
     "Who works on what right now. A lease shares work between runs; nothing rests on it.",
     [
-        column("lease_id", pa.string(), "Flow, settings and partition; or run/ and a run id.", key=True),
+        column("lease_id", pa.string(), "Flow and partition; or run/ and a run id.", key=True),
         column("run_id", pa.string(), "Run that holds it."),
-        column("host", pa.string(), "Machine the run is on."),
-        column("pid", pa.int64(), "Process id of the run on that machine."),
+        column("host", pa.string(), "Where the run is: host, and on Linux the boot and the PID namespace."),
+        column("pid", pa.int64(), "Process id of the run there."),
         column("epoch", pa.int64(), "How often it was taken over from another run."),
         column("expires_at", TIME, "When others may take it, unless it is renewed."),
     ],

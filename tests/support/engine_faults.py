@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,17 @@ def toy(task: Any) -> Any:
     if happens == "slow":
         time.sleep(0.5)
     return (task.partition, task.part, os.getpid())
+
+
+def torn(task: Any) -> Any:
+    """As :func:`toy`; ``torn FILE`` is a worker killed, the first time, when half of its result is written."""
+    what, _, marker = task.chips.partition(" ")
+    if what == "torn" and not Path(marker).exists():
+        Path(marker).touch()
+        Connection._send = _half  # type: ignore[attr-defined]
+    return task.partition, task.part, os.getpid()
+
+
+def _half(self: Any, message: Any, *_: Any) -> None:
+    os.write(self.fileno(), bytes(message)[: len(message) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
@@ -14,6 +14,9 @@ from typing import Self
 from dataflows.engines.base import TRIES, EngineOptions, WorkerSpec, run_task
 from dataflows.partition_task import PartitionOutcome, PartitionTask, lost
 from utils.errors import WorkerLostError
+
+_LOOK_S = 5.0
+"""After so long without an outcome, and once more, workers are looked after."""
 
 _spec: WorkerSpec | None = None
 
@@ -44,7 +47,7 @@ class ProcessEngine:
                 out[self._submit(suspect)] = suspect
             if not out:
                 return
-            done, _ = wait(out, return_when=FIRST_COMPLETED)
+            done = self._done(out)
             broken: list[PartitionTask] = []
             for future in done:
                 task = out.pop(future)
@@ -52,7 +55,7 @@ class ProcessEngine:
                     yield future.result()
                 except BrokenProcessPool:
                     broken.append(task)
-            if broken:
+            if broken or not done:
                 # the rest of what was out is broken too; none of it was committed
                 broken += out.values()
                 out.clear()
@@ -81,6 +84,14 @@ class ProcessEngine:
             self._stop()
             return self._ready_pool().submit(_run, task)
 
+    def _done(self, out: Collection[Future[PartitionOutcome]]) -> set[Future[PartitionOutcome]]:
+        """What is done next; nothing where a worker died and the pool, which waits for its result's rest, is stuck."""
+        dead = False
+        while not (done := wait(out, timeout=_LOOK_S, return_when=FIRST_COMPLETED)[0]) and not dead:
+            workers = list((self._pool._processes or {}).values()) if self._pool else []  # noqa: SLF001 - no public door
+            dead = not all(worker.is_alive() for worker in workers)
+        return done
+
     def _ready_pool(self) -> ProcessPoolExecutor:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
@@ -96,11 +107,14 @@ class ProcessEngine:
         if pool is None:
             return
         workers = list((pool._processes or {}).values())  # noqa: SLF001 - Executor.kill_workers comes with Python 3.14
+        results = pool._result_queue  # noqa: SLF001 - no public door
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.kill()
         for worker in workers:
             worker.join()
+        # a result being written ends here, or the pool's thread would wait for the rest, and the interpreter for it
+        results._writer.close()  # type: ignore[attr-defined]  # noqa: SLF001 - no public door
 
 
 def _begin(spec: WorkerSpec) -> None:

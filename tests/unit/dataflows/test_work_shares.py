@@ -276,3 +276,14 @@ def test_a_lease_that_expired_and_nobody_wanted_is_still_held(shares):
     assert len(list(slow.tasks(PARTITIONS[:2]))) == 2
     time.sleep(0.2)
     assert not slow.is_overtaken()
+
+
+def test_leases_that_went_back_do_not_pile_up(
+    tmp_path: Path, shares: Callable[..., WorkShares], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_shares, "_FORGOTTEN_AT_ONCE", 2)
+    run = shares("me", commit_every=1)
+    for task in run.tasks(PARTITIONS):
+        run.finished(task.partition)
+    assert lance_io.open_table(tmp_path, "leases").count_rows() <= 3
+    assert set(held(tmp_path)) == {"run/me", "build/f"}

@@ -333,3 +333,17 @@ def test_what_others_made_since_the_plan_stays_in_every_table(tmp_path, staged):
         assert waiting.written == (2 if run == "fast" else 0)
     for name in ("training_data", "masks", "prompts"):
         assert lance_io.scan(tmp_path, name, ["run_id"])["run_id"].to_pylist() == ["fast", "fast"]
+
+
+def test_rows_replaced_before_a_failed_commit_are_counted_once_and_none_is_staged_again(tmp_path, writes, monkeypatch):
+    lance_io.write(tmp_path, "training_data", rows_for("training_data", 2), profile=SMALL)
+    waiting = buffer(tmp_path)
+    waiting.add(partition=1, **part(1, 3), failures=[])
+    with monkeypatch.context() as broken:
+        broken.setattr(fragments, "_merged", lambda *_: (_ for _ in ()).throw(StoreError("no answer")))
+        with pytest.raises(StoreError):
+            waiting.flush()
+    once = list(writes.done)
+    waiting.flush()
+    assert writes.done == once
+    assert (counts(tmp_path)["training_data"], waiting.written) == (4, 3)

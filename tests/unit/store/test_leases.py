@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from store import lance_io, leases
-from store.leases import Holder, claim, living, release
+from store.leases import Holder, claim, living, process_space, release
 from support.store_rows import race_for_leases
 
 KEYS = ["a", "b", "c"]
@@ -38,7 +38,7 @@ def test_a_free_lease_is_granted_and_says_who_has_it(tmp_path: Path) -> None:
     before = datetime.now(UTC)
     assert claim(tmp_path, ME, KEYS) == set(KEYS)
     row = held(tmp_path)["a"]
-    assert (row["run_id"], row["host"], row["pid"], row["epoch"]) == ("me", socket.gethostname(), os.getpid(), 0)
+    assert (row["run_id"], row["host"], row["pid"], row["epoch"]) == ("me", process_space(), os.getpid(), 0)
     assert 59 < (row["expires_at"] - before).total_seconds() < 90
     assert living(tmp_path, [*KEYS, "d"]) == set(KEYS)
 
@@ -106,6 +106,15 @@ def test_of_other_machines_only_time_tells(tmp_path: Path) -> None:
     claim(tmp_path, Holder(run_id="far", lease_s=-1.0, host="elsewhere", pid=os.getpid()), ["b"])
     assert living(tmp_path, ["a", "b"]) == {"a"}
     assert claim(tmp_path, ME, ["a", "b"]) == {"b"}
+
+
+def test_a_host_name_alone_says_nothing_of_a_process(tmp_path: Path) -> None:
+    space = process_space()
+    assert space.split()[0] == socket.gethostname()
+    if sys.platform == "linux":
+        assert len(space.split()) == 3
+    claim(tmp_path, Holder(run_id="container", lease_s=60.0, host=f"{space}0", pid=dead_pid()), ["a"])
+    assert claim(tmp_path, ME, ["a"]) == set()
 
 
 def test_a_process_of_another_user_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,3 +215,13 @@ def test_racing_processes_share_no_lease(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert sorted(key for keys in taken for key in keys) == sorted(f"key {n}" for n in range(30))
+
+
+def test_forgotten_leases_take_their_fragments_along(tmp_path: Path) -> None:
+    for number in range(4):
+        back = [f"{number - 1}"] if number else []
+        leases.claim(tmp_path, ME, ["run", f"{number}"], give_back=back)
+    leases.claim(tmp_path, OTHER, ["0"])
+    leases.forget(tmp_path, ME, ["0", "1", "2", "3"])
+    assert {key: row["run_id"] for key, row in held(tmp_path).items()} == {"run": "me", "3": "me", "0": OTHER.run_id}
+    assert len(lance_io.open_table(tmp_path, "leases").get_fragments()) == 2

@@ -1,6 +1,7 @@
 """The pool: every task has one outcome, whichever worker dies; only a task that kills each time is given up."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,3 +89,18 @@ def test_no_task_starts_no_process() -> None:
     with engine(2) as pool:
         assert [*pool.outcomes(iter([]))] == []
         assert pool._pool is None
+
+
+def test_a_worker_killed_while_it_writes_its_result_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_run", engine_faults.torn)
+    monkeypatch.setattr(processes, "_LOOK_S", 0.2)
+    given = tasks("fine", f"torn {tmp_path / 'met'}", "fine")
+    before = set(threading.enumerate())
+    with engine(1) as pool:
+        assert keys([*pool.outcomes(iter(given))]) == [(0, 0), (0, 1), (1, 0)]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and set(threading.enumerate()) - before:
+        time.sleep(0.05)
+    assert set(threading.enumerate()) <= before, "the interpreter waits for a pool's thread"
