@@ -1,11 +1,13 @@
 """Run partition by partition, commit every k, record what failed, go on where the last run stopped."""
 
 import os
+import random
 import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,7 +75,8 @@ def run_build(
     rasters.limit_cache(raster_cache_bytes(config, workers=worker_count(config)))
     # the plan of a run that was overtaken is older than what the other run made of the same work
     while (summary := _planned_and_run(config, driver, asked, progress or (lambda _: None))).status == "overtaken":
-        pass
+        # two runs whose leases are too short for their work drift apart
+        time.sleep(random.uniform(0, min(config.lease_s, 10)))  # noqa: S311 - jitter, no secret
     return summary
 
 
@@ -94,8 +97,8 @@ def _planned_and_run(config: BuildConfig, driver: Driver, asked: _Asked, report:
     shares = WorkShares(config, build, run.run_id, most_chips=most)
     loop = OutcomeLoop(config, build, buffer, shares, summary, report, fail_fast=asked.fail_fast)
     try:
-        run.record(config.store, "running")
-        _record_inputs(config, build, manifests, run)
+        retry_policy(config).call(lambda: run.record(config.store, "running"))
+        retry_policy(config).call(lambda: _record_inputs(config, build, manifests, run))
         buffer.fail(news)
         if build.retirement:
             summary.masks_retired = retire(config.store, build.retirement, build.label_snapshot, build.planned_at)
@@ -109,16 +112,18 @@ def _planned_and_run(config: BuildConfig, driver: Driver, asked: _Asked, report:
     except BaseException as error:
         if not interrupted(error):
             # what cannot be stored ends the run; the record of it may fail for the same reason
-            with suppress(AegirError):
-                run.record(config.store, "failed", summary.counts())
-                shares.release()
+            for last in (partial(run.record, config.store, "failed", summary.counts()), shares.release):
+                with suppress(AegirError):
+                    last()
             raise
         summary.status = "interrupted"
-        with suppress(LeaseLostError):
+        # what cannot be committed any more is made again by the next run
+        with suppress(AegirError):
             loop.finish()
     _ended(summary, start, report)
-    run.settle(config.store, summary.status, summary.counts())
-    shares.release()
+    policy = retry_policy(config)
+    policy.call(lambda: run.settle(config.store, summary.status, summary.counts()))
+    policy.call(shares.release)
     return summary
 
 
@@ -200,7 +205,8 @@ def _spec(config: BuildConfig, build: BuildPlan, run: Run) -> WorkerSpec:
 
 def _engine_options(config: BuildConfig, driver: Driver, build: BuildPlan) -> EngineOptions:
     own = {"driver": driver, "made_once": build.made_once}
-    return EngineOptions(workers=worker_count(config), address=config.ray_address, own=own)
+    workers = config.workers if config.ray_address else worker_count(config)
+    return EngineOptions(workers=workers, address=config.ray_address, own=own)
 
 
 def worker_count(config: BuildConfig) -> int:

@@ -14,7 +14,7 @@ class FlowSummary(ABC):
     run_id: str = ""
     """Id in the table ``runs``."""
     status: str = "running"
-    """running, done, failed (rows in ``errors``) or interrupted."""
+    """running, done, failed (rows in ``errors``), interrupted or overtaken."""
     partitions: int = 0
     """Partitions this run set out to do."""
     partitions_done: int = 0

@@ -177,7 +177,7 @@ def _print_rows(summary: RunSummary | ContextSummary, rows: dict[str, str]) -> N
         table.add_row(name, value)
     console = _console()
     console.print(table)
-    if summary.failed:
+    if not summary.is_complete:
         console.print(f"what failed: python -m store errors --store {summary.store}", style="yellow")
 
 

@@ -97,7 +97,7 @@ class WorkShares:
     def is_overtaken(self) -> bool:
         """Whether another run took over a partition that this one held.
 
-        This run's plan is older than that run's then, in every partition; what it made is not to be committed.
+        What stands behind this plan may have changed meanwhile, in every partition: no more of it is to be committed.
         """
         if not self._is_safe:
             self._claim([])

@@ -159,7 +159,10 @@ def _errors(arguments: argparse.Namespace) -> None:
         shown = (group.node, kind, when, group.message, ", ".join(group.examples))
         table.add_row(*counts, *map(escape, shown))
     console().print(table)
-    console().print("try them again: python -m dataflows run --retry-errors")
+    console().print(
+        "what failed is kept here also when a later run made it; try what is left again: "
+        f"python -m dataflows run --retry-errors --store {arguments.store}"
+    )
 
 
 def _docs(arguments: argparse.Namespace) -> None:

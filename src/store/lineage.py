@@ -77,7 +77,7 @@ class Run:
     """Start, UTC."""
 
     def record(self, uri: str | Path, status: str, counts: Mapping[str, Any] | None = None) -> None:
-        """Write the run's row: status is running, done, failed or interrupted."""
+        """Write the run's row: status as in the table's column."""
         row = {
             "run_id": self.run_id,
             "flow": self.flow,

@@ -50,7 +50,7 @@ class EngineOptions:
     """How an engine is set up."""
 
     workers: int | None = None
-    """Worker processes; None is one per CPU."""
+    """Worker processes; None is one per CPU, of the cluster where there is one."""
     address: str | None = None
     """Address of a Ray cluster; None starts one on this machine."""
     own: Mapping[str, Any] = field(default_factory=dict)
