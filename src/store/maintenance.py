@@ -117,7 +117,12 @@ def index_work(dataset: lance.LanceDataset, table: str) -> tuple[tuple[str, ...]
 
 
 def merged_sizes(fragments: Iterable[tuple[int, int]], target: int) -> list[int]:
-    """Rows of each fragment after compaction, in table order, as Lance merges them group by group.
+    """Rows of each fragment after compaction; see :func:`merged_fragments`."""
+    return [rows for rows, _ in merged_fragments(fragments, target)]
+
+
+def merged_fragments(fragments: Iterable[tuple[int, int]], target: int) -> list[tuple[int, int]]:
+    """Rows left and rows deleted of each fragment after compaction, in table order, as Lance merges group by group.
 
     A group are neighbours below the target, or with more than a tenth of their rows deleted, until it reaches the
     target; what is too little for another group goes to the last one. Its rows are shared out over as many files as
@@ -132,7 +137,7 @@ def merged_sizes(fragments: Iterable[tuple[int, int]], target: int) -> list[int]
         merged = sum(rows for rows, _ in now[group])
         del now[group]
         now += [(rows, 0) for rows in _files(merged, target)]
-    return [rows for rows, _ in now]
+    return now
 
 
 def _first_group(fragments: Sequence[tuple[int, int]], target: int) -> slice | None:

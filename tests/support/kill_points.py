@@ -236,7 +236,7 @@ class Watch:
         wanted = lines[int(kill.point.moment.removeprefix("line ")) - 1]
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:
-            if frame.f_code is not function.__code__:
+            if frame.f_code is not unwrap(function).__code__:
                 return None
             if event == "line" and frame.f_lineno == wanted:
                 sys.settrace(None)

@@ -8,7 +8,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from store import cleaning, lance_io, maintenance
@@ -106,12 +106,13 @@ def test_a_dry_run_promises_what_then_happens(tmp_path, indexed):
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12)), max_size=14), st.integers(1, 25))
+@example(fragments=[(1, 0), (9, 1)], target=10)
 @settings(max_examples=200, deadline=None)
 def test_merging_keeps_rows_and_has_nothing_left_to_merge(fragments, target):
     fragments = [(rows, deleted) for rows, deleted in fragments if rows]
-    sizes = maintenance.merged_sizes(fragments, target)
-    assert sum(sizes) == sum(rows for rows, _ in fragments)
-    assert maintenance.merged_sizes([(size, 0) for size in sizes], target) == sizes
+    merged = maintenance.merged_fragments(fragments, target)
+    assert sum(rows for rows, _ in merged) == sum(rows for rows, _ in fragments)
+    assert maintenance.merged_fragments(merged, target) == merged
 
 
 @pytest.mark.parametrize("seed", range(6))
