@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from hamilton.function_modifiers import datasaver, tag
 
 from store.label_mapping import label_place
-from store.partition_rows import RowSink
+from store.partition_rows import PartitionRows
 from store.schemas import PROMPTS, masks, training_data
 from utils.errors import NodataError, NoImageryError
 from utils.failures import Failure
@@ -110,7 +110,7 @@ def sample_write(
     chip_failures: list[Failure],
     mask_failures: list[Failure],
     chip_plan: pa.Table,
-    commit_buffer: RowSink,
+    commit_buffer: PartitionRows,
 ) -> dict:  # type: ignore[type-arg]
     """Hand one partition's rows to the commit buffer and return a receipt: counts, never pixels.
 

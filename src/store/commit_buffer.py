@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from store import fragments, lance_io
 from store.fragments import StagedRows
 from store.lance_io import WriteReceipt
-from store.partition_rows import PartitionRows, RowSink
+from store.partition_rows import PartitionRows
 from store.schemas import ERRORS
 from store.sql import literals
 from utils.failures import Failure
@@ -24,7 +24,7 @@ MOST_ROWS = 1024
 """Chips held before a commit, whatever the number of partitions."""
 
 
-class CommitBuffer(RowSink):
+class CommitBuffer:
     """Collects the tables of finished partitions and commits them every ``commit_every`` partitions.
 
     ``training_data`` is written last: a row there says that its prompts, masks and errors are stored. A run killed
@@ -72,20 +72,6 @@ class CommitBuffer(RowSink):
     def take(self, rows: PartitionRows) -> None:
         """Take over one finished unit of work, in one step: an interrupt leaves all of it or nothing."""
         self._waiting.append(rows)
-
-    def add(
-        self,
-        *,
-        partition: int,
-        samples: pa.Table,
-        masks: pa.Table,
-        prompts: pa.Table,
-        failures: Sequence[Failure],
-    ) -> None:
-        """Take over one finished partition's rows."""
-        rows = PartitionRows()
-        rows.add(partition=partition, samples=samples, masks=masks, prompts=prompts, failures=failures)
-        self.take(rows)
 
     def drop(self) -> None:
         """Forget what waits: another run took it over."""

@@ -1,6 +1,5 @@
 """Rows of one finished unit of work, on their way to the commit."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,24 +12,8 @@ from utils.failures import Failure
 from utils.types import ChipProfile
 
 
-class RowSink(ABC):
-    """What the last node of a flow hands its rows to."""
-
-    @abstractmethod
-    def add(
-        self,
-        *,
-        partition: int,
-        samples: pa.Table,
-        masks: pa.Table,
-        prompts: pa.Table,
-        failures: Sequence[Failure],
-    ) -> None:
-        """Take over rows of ``training_data``, ``masks`` and ``prompts``, and what failed."""
-
-
 @dataclass(kw_only=True)
-class PartitionRows(RowSink):
+class PartitionRows:
     """Rows in memory; pixels may already be staged as files of their table."""
 
     samples: list[pa.Table] = field(default_factory=list)
@@ -53,7 +36,7 @@ class PartitionRows(RowSink):
         prompts: pa.Table,
         failures: Sequence[Failure],
     ) -> None:
-        """Take over rows and failures."""
+        """Take over rows of ``training_data``, ``masks`` and ``prompts``, and what failed."""
         self.samples.append(samples)
         self.masks.append(masks)
         self.prompts.append(prompts)

@@ -64,8 +64,7 @@ def test_a_run_after_labels_changed_killed_between_marking_and_deleting(scenario
 def test_an_interrupt_between_two_lines_of_the_hand_over(scenario, tmp_path):
     """A unit of work is handed to the buffer in several statements; what is flushed after half of them is whole."""
     case = scenario("new store")
-    doors = ("CommitBuffer.take", "CommitBuffer.add")
-    door = next(name for name in doors if any(point.what == name for point in case.points))
+    door = "CommitBuffer.take"
     lines = sorted({p.moment for p in case.points if p.what == door and p.moment.startswith("line")})
     assert lines
     attacks = [[kill_at(case, "Ctrl-C", door, line, 3)] for line in lines]

@@ -30,7 +30,7 @@ TABLE_DOORS = {
 """Functions by module whose second argument is a table; those that are not there are no points."""
 OBJECT_DOORS = {
     ("store.lineage", "Run"): ("record",),
-    ("store.commit_buffer", "CommitBuffer"): ("add", "take", "flush"),
+    ("store.commit_buffer", "CommitBuffer"): ("take", "flush"),
     ("store.context_buffer", "ContextBuffer"): ("add", "flush"),
 }
 """Likewise methods by module and class."""
@@ -139,7 +139,7 @@ class Watch:
                     self._within_creation(Point(what, nth, "within"), arguments)
                 with self._during(what, nth) if is_lance else self._at_line(what, nth, original, lines):
                     result = original(*arguments, **named)
-                self._note_partition(label, arguments, named)
+                self._note_partition(label, arguments)
                 self.at(Point(what, nth, "after"))
                 return result
 
@@ -162,11 +162,9 @@ class Watch:
         finally:
             stack.pop()
 
-    def _note_partition(self, label: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _note_partition(self, label: str, arguments: tuple[Any, ...]) -> None:
         """Tell which unit of work is handed to a buffer."""
-        if label == "CommitBuffer.add" and "partition" in named:
-            self.tell(partition=named["partition"])
-        elif label == "CommitBuffer.take":
+        if label == "CommitBuffer.take":
             rows = arguments[1]
             uuids = {key for part in rows.staged for key in part.keys}
             uuids |= {uuid for table in rows.samples for uuid in table["uuid"].to_pylist()}

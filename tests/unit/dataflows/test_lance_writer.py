@@ -11,6 +11,7 @@ from dataflows import lance_writer, s2_indexing, sam_mask_factory, spectral_indi
 from dataflows.lance_writer import Provenance
 from store import lance_io
 from store.commit_buffer import CommitBuffer
+from store.partition_rows import PartitionRows
 from store.schemas import PROMPTS, masks, training_data
 from support.node_inputs import HALO, PROFILE, block, judged, msi_chip, plan_of, prompt, prompts_of, vhr_chip
 from utils.failures import Failure
@@ -138,15 +139,17 @@ def failure(uuid, node="vhr_reads"):
 
 def test_the_receipt_counts_and_holds_no_pixels(tmp_path):
     buffer = CommitBuffer(tmp_path, PROFILE, run_id="run", build_config="settings", commit_every=1)
+    rows = PartitionRows()
     receipt = run(
         ["sample_write"],
-        commit_buffer=buffer,
+        commit_buffer=rows,
         chip_failures=[failure("x"), failure("x", "msi_reads"), failure("y")],
         mask_failures=[failure("failed", "segmentation")],
     )["sample_write"]
     expected = {"partition": 7, "chips": 3, "failed": 3, "accept": 1, "review": 1, "reject": 1, "not_in_chip": 0}
     assert {name: receipt[name] for name in expected} == expected
     assert len(json.dumps(receipt, default=str)) < 2000
+    buffer.take(rows)
     assert buffer.full
     buffer.flush()
     counts = {name: lance_io.open_table(tmp_path, name).count_rows() for name in lance_io.table_names(tmp_path)}
@@ -158,7 +161,9 @@ def test_the_receipt_counts_and_holds_no_pixels(tmp_path):
 def test_writing_the_same_partition_twice_changes_no_count(tmp_path):
     for number in (1, 2):
         buffer = CommitBuffer(tmp_path, PROFILE, run_id=f"run{number}", build_config="settings", commit_every=1)
-        run(["sample_write"], commit_buffer=buffer, provenance=provenance(run_id=f"run{number}"))
+        made = PartitionRows()
+        run(["sample_write"], commit_buffer=made, provenance=provenance(run_id=f"run{number}"))
+        buffer.take(made)
         buffer.flush()
     assert lance_io.open_table(tmp_path, "masks").count_rows() == 3
     rows = lance_io.scan(tmp_path, "training_data", ["run_id"])["run_id"].to_pylist()

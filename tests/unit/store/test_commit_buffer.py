@@ -29,6 +29,12 @@ def part(first, count=2):
     return {key: rows_for(table, count, first=first) for key, table in names.items()}
 
 
+def hand_over(waiting, **unit):
+    rows = PartitionRows()
+    rows.add(**unit)
+    waiting.take(rows)
+
+
 def counts(place):
     return {name: lance_io.open_table(place, name).count_rows() for name in lance_io.table_names(place)}
 
@@ -61,10 +67,10 @@ def writes(monkeypatch):
 
 def test_nothing_is_written_before_a_flush(tmp_path):
     waiting = buffer(tmp_path)
-    waiting.add(partition=1, **part(0), failures=[failure()])
+    hand_over(waiting, partition=1, **part(0), failures=[failure()])
     assert counts(tmp_path) == {}
     assert not waiting.full
-    waiting.add(partition=2, **part(2), failures=[])
+    hand_over(waiting, partition=2, **part(2), failures=[])
     assert waiting.full
     waiting.flush()
     assert counts(tmp_path) == {"errors": 1, "masks": 4, "prompts": 4, "training_data": 4}
@@ -74,7 +80,7 @@ def test_nothing_is_written_before_a_flush(tmp_path):
 
 def test_a_chip_is_written_after_all_it_rests_on(tmp_path, writes):
     waiting = buffer(tmp_path)
-    waiting.add(partition=1, **part(0), failures=[failure()])
+    hand_over(waiting, partition=1, **part(0), failures=[failure()])
     waiting.flush()
     assert writes.done == ORDER
 
@@ -83,14 +89,14 @@ def test_a_chip_is_written_after_all_it_rests_on(tmp_path, writes):
 def test_a_crash_before_any_table_leaves_no_chip_without_its_masks(tmp_path, writes, table):
     writes.broken.add(table)
     waiting = buffer(tmp_path)
-    waiting.add(partition=1, **part(0), failures=[failure(uuid="x")])
+    hand_over(waiting, partition=1, **part(0), failures=[failure(uuid="x")])
     with pytest.raises(StoreError, match="disk is full"):
         waiting.flush()
     assert "training_data" not in counts(tmp_path)
     assert writes.done == ORDER[: ORDER.index(table)]
     writes.broken.clear()
     again = buffer(tmp_path, run_id="next")
-    again.add(partition=1, **part(0), failures=[failure(uuid="x")])
+    hand_over(again, partition=1, **part(0), failures=[failure(uuid="x")])
     again.flush()
     assert counts(tmp_path) == {"errors": 1, "masks": 2, "prompts": 2, "training_data": 2}
     assert [row["attempt"] for row in errors(tmp_path)] == [1 if table == "errors" else 2]
@@ -100,7 +106,7 @@ def test_a_crash_before_any_table_leaves_no_chip_without_its_masks(tmp_path, wri
 def test_a_second_flush_after_a_failed_one_writes_the_rest_once(tmp_path, writes, table):
     writes.broken.add(table)
     waiting = buffer(tmp_path)
-    waiting.add(partition=1, **part(0), failures=[failure(uuid="x")])
+    hand_over(waiting, partition=1, **part(0), failures=[failure(uuid="x")])
     with pytest.raises(StoreError):
         waiting.flush()
     writes.broken.clear()
@@ -112,7 +118,7 @@ def test_a_second_flush_after_a_failed_one_writes_the_rest_once(tmp_path, writes
 
 def test_staged_files_wait_for_the_next_flush_where_their_commit_fails(tmp_path, monkeypatch):
     waiting = buffer(tmp_path)
-    waiting.add(partition=1, **part(0), failures=[])
+    hand_over(waiting, partition=1, **part(0), failures=[])
     with monkeypatch.context() as broken:
         broken.setattr(fragments, "_merged", lambda *_: (_ for _ in ()).throw(StoreError("no answer")))
         with pytest.raises(StoreError):
@@ -130,7 +136,9 @@ def test_rows_that_are_there_are_replaced_and_new_ones_added(tmp_path):
         column = pa.array([f"made by {first}"] * count)
         at = rows["samples"].schema.get_field_index("run_id")
         field = rows["samples"].schema.field("run_id")
-        waiting.add(partition=1, **rows | {"samples": rows["samples"].set_column(at, field, column)}, failures=[])
+        hand_over(
+            waiting, partition=1, **rows | {"samples": rows["samples"].set_column(at, field, column)}, failures=[]
+        )
         waiting.flush()
         assert waiting.written == count
     found = lance_io.scan(tmp_path, "training_data", ["uuid", "run_id"]).to_pylist()
@@ -145,7 +153,7 @@ def test_waiting_bytes_make_it_full(tmp_path):
         waiting = CommitBuffer(
             tmp_path, SMALL, run_id="run", build_config="settings", commit_every=2, most_bytes=most_bytes
         )
-        waiting.add(partition=1, **rows, failures=[])
+        hand_over(waiting, partition=1, **rows, failures=[])
         assert waiting.full is is_full
         waiting.flush()
         assert not waiting.full
@@ -154,7 +162,7 @@ def test_waiting_bytes_make_it_full(tmp_path):
 def test_rows_of_another_profile_are_refused_and_no_chip_is_written(tmp_path):
     waiting = buffer(tmp_path)
     rows = part(0)
-    waiting.add(partition=1, **rows | {"masks": replaced(rows["masks"], mask=[b"short", None])}, failures=[])
+    hand_over(waiting, partition=1, **rows | {"masks": replaced(rows["masks"], mask=[b"short", None])}, failures=[])
     with pytest.raises(SchemaError, match="masks have"):
         waiting.flush()
     assert "training_data" not in counts(tmp_path)
@@ -168,7 +176,7 @@ def test_an_empty_flush_does_nothing(tmp_path, writes):
 
 def test_a_partition_without_chips_is_no_harm(tmp_path):
     waiting = buffer(tmp_path, commit_every=1)
-    waiting.add(partition=1, **part(0, count=0), failures=[failure(uuid="x")])
+    hand_over(waiting, partition=1, **part(0, count=0), failures=[failure(uuid="x")])
     assert waiting.full
     waiting.flush()
     assert counts(tmp_path)["errors"] == 1
@@ -220,7 +228,7 @@ class TestAttempts:
 
     def test_the_partition_is_filled_in_where_the_failure_has_none(self, tmp_path):
         waiting = buffer(tmp_path)
-        waiting.add(partition=HIGH, **part(0), failures=[failure(uuid="a"), failure(uuid="b", partition=5)])
+        hand_over(waiting, partition=HIGH, **part(0), failures=[failure(uuid="a"), failure(uuid="b", partition=5)])
         waiting.flush()
         assert [row["partition"] for row in errors(tmp_path)] == [HIGH, 5]
 
@@ -338,7 +346,7 @@ def test_what_others_made_since_the_plan_stays_in_every_table(tmp_path, staged):
 def test_rows_replaced_before_a_failed_commit_are_counted_once_and_none_is_staged_again(tmp_path, writes, monkeypatch):
     lance_io.write(tmp_path, "training_data", rows_for("training_data", 2), profile=SMALL)
     waiting = buffer(tmp_path)
-    waiting.add(partition=1, **part(1, 3), failures=[])
+    hand_over(waiting, partition=1, **part(1, 3), failures=[])
     with monkeypatch.context() as broken:
         broken.setattr(fragments, "_merged", lambda *_: (_ for _ in ()).throw(StoreError("no answer")))
         with pytest.raises(StoreError):
