@@ -11,6 +11,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from shapely import Geometry, Polygon, box
 
+from utils.errors import AegirError
+
 Transform = tuple[float, float, float, float, float, float]
 """Affine coefficients ``(a, b, c, d, e, f)``: ``x = a·col + b·row + c``, ``y = d·col + e·row + f``
 with ``(col, row)`` counted from the upper-left corner of the upper-left pixel (rasterio's and STAC's order)."""
@@ -157,6 +159,12 @@ class Prompt:
     """Point, box or polygon in the CRS of the chip's grid."""
     dataset: str = ""
     """Dataset of the label."""
+    positive: tuple[tuple[float, float], ...] = ()
+    """Points on the object, ``(x, y)`` in the CRS of the chip's grid; a bare point prompt needs none."""
+    negative: tuple[tuple[float, float], ...] = ()
+    """Points off the object, likewise."""
+    previous: "Mask | None" = None
+    """An earlier mask of the object to start from, on any grid of the same CRS."""
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -233,6 +241,17 @@ class MaskBackend(Protocol):
         ``chip`` holds uint8 R, G, B with shape (3, rows, columns); prompts are in the CRS of its grid.
         A prompt outside the chip gives an empty mask flagged ``not_in_chip``.
         """
+        ...
+
+
+@runtime_checkable
+class BatchedBackend(Protocol):
+    """A mask backend that answers many chips together faster than one by one."""
+
+    def segment_many(
+        self, chips: Sequence[RasterChip], prompts: Sequence[Sequence[Prompt]]
+    ) -> list[list[Mask] | AegirError]:
+        """Per chip what :meth:`MaskBackend.segment` gives, or the error it raises."""
         ...
 
 

@@ -1,0 +1,112 @@
+"""Prompts as promptable models take them: a box, points with labels and an earlier mask, in pixels of one chip."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from shapely import Geometry
+
+from utils.prompts import ClipState, clip_state, pixel_box, to_pixels
+from utils.types import ChipGrid, Mask, Prompt
+
+_DEEP = 0.8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PixelPrompt:
+    """What a model is told of one object. Coordinates are ``(col, row)``, corner-based: pixel centres lie at .5."""
+
+    state: ClipState
+    """Where the prompt lies; a prompt that is ``not_in_chip`` is not for models."""
+    box: tuple[float, float, float, float] | None
+    """``(col0, row0, col1, row1)`` clipped to the chip; None where points alone are known."""
+    points: NDArray[np.float32]
+    """Points inside the chip, shape (n, 2); without a box there is at least one."""
+    point_labels: NDArray[np.int32]
+    """1 on the object, 0 off it, shape (n,)."""
+    previous: NDArray[np.bool_] | None
+    """An earlier mask on the chip's grid, shape (rows, columns)."""
+
+    @property
+    def signature(self) -> tuple[int, bool, bool]:
+        """``(points, has a box, has a mask)``: prompts of one signature fit into one call of a model."""
+        return len(self.points), self.box is not None, self.previous is not None
+
+
+def pixel_prompt(prompt: Prompt, grid: ChipGrid, *, interior_points: int = 1) -> PixelPrompt:
+    """``prompt`` in pixels of ``grid``; every corner goes through the affine transform.
+
+    A box keeps its points, positive and negative. A point prompt is its positive points, or its centre. A polygon is its
+    envelope and up to ``interior_points`` points well inside it. Points off the chip are left out; a box is clipped.
+
+    Args:
+        prompt: in the CRS of ``grid``.
+        grid: of the chip.
+        interior_points: points taken from a polygon, 0 or more.
+    """
+    state = clip_state(prompt, grid)
+    chip = np.array([grid.width, grid.height], np.float64)
+    positive = list(prompt.positive)
+    if prompt.kind == "point" and not positive:
+        centre = prompt.geometry.envelope.centroid
+        positive = [(centre.x, centre.y)]
+    if prompt.kind == "polygon":
+        positive += interior(prompt.geometry, interior_points)
+    points = np.array([*positive, *prompt.negative], np.float64).reshape(-1, 2)
+    labels = np.repeat([1, 0], [len(positive), len(prompt.negative)]).astype(np.int32)
+    inverse = ~grid.affine
+    pixels = np.column_stack([*(inverse @ (points[:, 0], points[:, 1]))]).reshape(-1, 2)
+    inside = np.asarray(((pixels >= 0) & (pixels <= chip)).all(axis=1))
+    box = None
+    if prompt.kind != "point" and state != "not_in_chip":
+        corners = np.array(pixel_box(prompt, grid)).reshape(2, 2)
+        box = cast("tuple[float, float, float, float]", tuple(np.clip(corners, 0, chip).ravel().tolist()))
+    return PixelPrompt(
+        state=state,
+        box=box,
+        points=pixels[inside].astype(np.float32),
+        point_labels=labels[inside],
+        previous=None if prompt.previous is None else on_grid(prompt.previous, grid),
+    )
+
+
+def interior(polygon: Geometry, count: int) -> list[tuple[float, float]]:
+    """Up to ``count`` points well inside ``polygon``, the deepest of its largest part first, in its own coordinates.
+
+    Each is the centre of the largest circle in what the circles before it left over
+    (:func:`shapely.maximum_inscribed_circle`), or the part's centroid where that lies nearly as deep.
+    """
+    found: list[tuple[float, float]] = []
+    left = polygon
+    while len(found) < count and not left.is_empty and left.area > 0:
+        part = max(shapely.get_parts(left), key=lambda one: one.area)
+        radius = shapely.maximum_inscribed_circle(part, tolerance=0.02 * float(np.sqrt(part.area)))
+        centroid = part.centroid
+        central = part.contains(centroid) and part.boundary.distance(centroid) >= _DEEP * radius.length
+        x, y = (centroid.x, centroid.y) if central else radius.coords[0]
+        found.append((float(x), float(y)))
+        left = shapely.difference(left, shapely.Point(x, y).buffer(max(2 * radius.length, 1e-9)))
+        left = shapely.union_all([one for one in shapely.get_parts(left) if one.area > 0])
+    return found
+
+
+def on_grid(mask: Mask, grid: ChipGrid) -> NDArray[np.bool_]:
+    """``mask`` on another grid of the same CRS, nearest neighbour, False outside of it; shape (rows, columns).
+
+    Raises:
+        ValueError: the grids have different CRSs.
+    """
+    if mask.grid.epsg != grid.epsg:
+        raise ValueError(f"the mask lies in EPSG:{mask.grid.epsg}, the grid in EPSG:{grid.epsg}")
+    # pixel centres of the grid, as corner-based pixel coordinates of the mask
+    moved: Affine = ~mask.grid.affine @ grid.affine
+    cols, rows = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
+    x, y = moved @ (cols, rows)
+    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    held = (column >= 0) & (column < mask.grid.width) & (row >= 0) & (row < mask.grid.height)
+    found = np.zeros(held.shape, np.bool_)
+    found[held] = mask.data[row[held], column[held]]
+    return found
