@@ -16,6 +16,9 @@ from dataflows import DEFAULT_CONFIG
 from utils.errors import AegirError, ConfigError
 from utils.failures import interrupted
 
+OFFLINE = {"AEGIR_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+"""Environment in which no weights are fetched; workers inherit it."""
+
 EXIT_REFUSED = 2
 """The inputs or settings were refused before work started."""
 
@@ -86,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=_positive, metavar="N", help="worker processes (default one per CPU)")
     run.add_argument("--memory-budget", metavar="SIZE", help="memory for chips, such as 2GB, over all workers")
     run.add_argument("--fail-fast", action="store_true", help="stop at the first failure; what is done is kept")
+
+    run.add_argument("--offline", action="store_true", help="never fetch weights, whatever the mask options say")
 
     context = commands.add_parser("context", help="join the lake's context tables to chips or detections")
     _settings_options(context)
@@ -239,6 +244,8 @@ def _run(arguments: argparse.Namespace) -> int:
     flow(arguments.flow)
     if arguments.flow != "build":
         raise ConfigError(f"`run` runs `build`; the flow {arguments.flow!r} has its own command")
+    if arguments.offline:
+        os.environ |= OFFLINE
     config = _config(arguments)
     summary = terminal.build_with_progress(
         config,
