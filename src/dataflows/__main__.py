@@ -1,4 +1,4 @@
-"""Command line: ``python -m dataflows sample|labels|plan|run|stale|context|change|indices|draw|explain|demo``."""
+"""Command line: ``python -m dataflows COMMAND``; ``--help`` lists the commands."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from dataflows import DEFAULT_CONFIG
+from dataflows._mask_commands import explore_options
 from utils.errors import AegirError, ConfigError
 from utils.failures import interrupted
 
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--store", help="LanceDB store (default $AEGIR_STORE or data/lancedb)")
     demo.set_defaults(command=_demo)
 
+    explore_options(commands)
     _change_options(commands.add_parser("change", help="index differences between two dates of one folder"))
     indices = commands.add_parser("indices", help="print the spectral indices and scene classes as Markdown tables")
     indices.set_defaults(command=_indices)
