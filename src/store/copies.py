@@ -77,10 +77,12 @@ def copy(
         raise ConfigError(f"version {version} is asked of {len(names)} tables; name one table, or a tag they all have")
     lance_io.check_writable(destination)
     pinned = {name: lance_io.open_table(uri, name, version) for name in sorted(names, key=lambda name: name != _LAST)}
+    # looked for first: what another copy makes whole meanwhile is not unfinished
+    unfinished = {name for name in pinned if _unfinished(destination, name)}
     there = set(whole_tables(destination))
     same = {name for name in pinned if name in there and _same(pinned[name], destination, name)}
     for name in pinned:
-        if name not in there and _unfinished(destination, name):
+        if name in unfinished - there:
             raise StoreError(
                 f"{destination} holds an unfinished table {name!r}: wait until it is made, or remove what was left "
                 f"with `python -m store clean --store {destination}`"

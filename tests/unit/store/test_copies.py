@@ -141,6 +141,22 @@ def test_two_copies_at_once_both_end_well(store, tmp_path):
     ]
 
 
+def test_a_table_another_copy_makes_whole_meanwhile_is_not_unfinished(store, tmp_path, monkeypatch):
+    seen = copies.whole_tables
+
+    def late(destination):
+        found = seen(destination)
+        monkeypatch.undo()
+        copies.copy(store, destination)
+        return found
+
+    # the other copy ends between the look for whole tables and what follows from it
+    monkeypatch.setattr(copies, "whole_tables", late)
+    copies.copy(store, tmp_path / "copy")
+    both = [lance_io.open_table(uri, TABLE).to_table() for uri in (store, tmp_path / "copy")]
+    assert both[0].equals(both[1])
+
+
 def test_a_copy_that_fails_is_typed_and_says_why(store, tmp_path, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
