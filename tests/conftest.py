@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.object_store import ObjectStore, serving
 
@@ -20,6 +21,10 @@ atexit.register(shutil.rmtree, os.environ["AEGIR_CACHE"], ignore_errors=True)
 
 # no test asks a cloud machine's metadata service for credentials
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+# an example that takes long on a busy machine is no failure
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 ROOT = Path(__file__).parents[1]
 
