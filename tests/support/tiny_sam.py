@@ -44,7 +44,11 @@ def build_sam(checkpoint: str | None = None) -> Any:
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     return _network(
-        Sam, ImageEncoderViT, PromptEncoder, partial(MaskDecoder, transformer=_transformer(TwoWayTransformer)), checkpoint
+        Sam,
+        ImageEncoderViT,
+        PromptEncoder,
+        partial(MaskDecoder, transformer=_transformer(TwoWayTransformer)),
+        checkpoint,
     )
 
 
@@ -81,9 +85,7 @@ def _network(kind: Any, encoder: Any, prompts: Any, decoder: Any, checkpoint: st
         prompt_encoder=prompts(
             embed_dim=_OUT, image_embedding_size=(cells, cells), input_image_size=(SIDE, SIDE), mask_in_chans=4
         ),
-        mask_decoder=decoder(
-            num_multimask_outputs=3, transformer_dim=_OUT, iou_head_depth=2, iou_head_hidden_dim=32
-        ),
+        mask_decoder=decoder(num_multimask_outputs=3, transformer_dim=_OUT, iou_head_depth=2, iou_head_hidden_dim=32),
     )
     network.eval()
     if checkpoint is not None:
