@@ -37,7 +37,21 @@ def checkpoint(folder: Path, backend: str = "sam", *, seed: int = 0) -> Path:
 
 def options(folder: Path, backend: str = "sam", *, seed: int = 0) -> dict[str, Any]:
     """Options of the mask backend with that checkpoint."""
-    return {"model_type": MODEL_TYPE, "checkpoint": str(checkpoint(folder, backend, seed=seed)), "device": "cpu"}
+    path = str(checkpoint(folder, backend, seed=seed))
+    return {"model_type": MODEL_TYPE, "checkpoint": path, "device": "cpu", "threads": 1}
+
+
+def outline_of(path: Path, backend: str, model_type: str) -> Path:
+    """A checkpoint of a few kilobytes that is recognised as a published model: names and shapes, no numbers."""
+    widths = {"vit_b": (768, 12), "vit_l": (1024, 24), "vit_h": (1280, 32), "vit_tiny": (0, 0)}
+    width, depth = widths[model_type]
+    held = {f"image_encoder.blocks.{number}.norm1.weight": torch.zeros(1) for number in range(depth)}
+    patch = "image_encoder.patch_embed.proj.weight" if width else "image_encoder.patch_embed.seq.0.c.weight"
+    held[patch] = torch.zeros(width or 32, 3, 1, 1)
+    if backend == "sam_hq":
+        held["mask_decoder.hf_token.weight"] = torch.zeros(1, 256)
+    torch.save(held, path)
+    return path
 
 
 def build_sam(checkpoint: str | None = None) -> Any:

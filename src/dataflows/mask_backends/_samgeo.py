@@ -13,7 +13,7 @@ from utils.errors import ExtraMissingError, UnknownNameError, WeightsError
 _PLACES = {"sam": ("samgeo.samgeo", "segment_anything"), "sam_hq": ("samgeo.hq_sam", "segment_anything_hq")}
 """Backend → module of its ``SamGeo``, package of its model types."""
 
-_NEEDED = ("samgeo", "torchvision")
+_NEEDED = {"sam": ("samgeo", "segment_anything"), "sam_hq": ("samgeo", "segment_anything_hq", "timm")}
 
 _SIZES = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
 """Width and depth of the image encoder → model type."""
@@ -84,12 +84,13 @@ def require(backend: str) -> None:
     Raises:
         ExtraMissingError: segment-geospatial or the library of the model is not installed.
     """
-    missing = [name for name in (*_NEEDED, _PLACES[backend][1]) if find_spec(name) is None]
+    missing = [name for name in _NEEDED[backend] if find_spec(name) is None]
     if missing:
         raise _extra_missing(backend, f"not installed: {', '.join(missing)}")
 
 
 def _imported(backend: str) -> tuple[Any, dict[str, Any]]:
+    require(backend)
     module, package = _PLACES[backend]
     try:
         with quiet():
