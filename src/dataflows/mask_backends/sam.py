@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from dataflows.mask_backends import _samgeo
 from dataflows.mask_backends._answers import Decoded
-from dataflows.mask_backends._devices import autocast, resolved_device
+from dataflows.mask_backends._devices import autocast, device_of
 from dataflows.mask_backends._options import PromptedOptions, parsed
-from dataflows.mask_backends._prompt_tensors import box_tensor, point_tensors, previous_tensor
+from dataflows.mask_backends._prompt_tensors import best_candidate, box_tensor, point_tensors, previous_tensor
 from dataflows.mask_backends._prompted import PromptedBackend
 from dataflows.mask_backends._weights import Published, tensor_shapes, torch_hub_folder, weights_file
 from utils.errors import ConfigError, UnknownNameError, WeightsError
@@ -70,7 +70,10 @@ class SamModel:
             return [self._embedding(encoded, number) for number in range(len(images))]
 
     def decode(self, embedding: Any, size: tuple[int, int], prompts: Sequence[PixelPrompt]) -> Decoded:
-        """Answers at image resolution; see :class:`dataflows.mask_backends._prompted.PromptedModel`."""
+        """The candidate the model rates best for each prompt, at image size.
+
+        See :class:`dataflows.mask_backends._prompted.PromptedModel`.
+        """
         filled = self._transform.get_preprocess_shape(*size, self._side)
         scale = (filled[1] / size[1], filled[0] / size[0])
         frame = self._network.prompt_encoder.mask_input_size
@@ -92,6 +95,7 @@ class SamModel:
                     dense_prompt_embeddings=dense,
                     multimask_output=self._options.multimask,
                 )
+            masks, rated = best_candidate(masks, rated)
             logits = self._network.postprocess_masks(masks.float(), filled, size)
             return Decoded(logits=logits, predicted_iou=rated.float())
 
@@ -181,6 +185,6 @@ class SamBackend(PromptedBackend):
 
     def _load(self) -> SamModel:
         options: Any = self.options
-        device = resolved_device(options.device)
+        device = device_of(options.device)
         model_type, path = self._weights(options)
         return self.model_class(_samgeo.predictor(self.name, model_type, path, device), options, device)
