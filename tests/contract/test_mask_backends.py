@@ -1,8 +1,9 @@
 """What every registered mask backend keeps, whatever it is made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from shapely import affinity
 
 from dataflows import mask_backends
-from utils.errors import BandError, CRSError, MaskError, UnknownNameError
+from support import tiny_sam
+from utils.errors import BandError, ConfigError, CRSError, MaskError, UnknownNameError
 from utils.prompts import to_pixels
 from utils.quality import iou
-from utils.types import ChipGrid, Mask, MaskBackend, Prompt, RasterChip
+from utils.types import BatchedBackend, ChipGrid, Mask, MaskBackend, Prompt, RasterChip
 
 X, Y, GSD_M = 500_000.0, 5_200_000.0, 0.3
 
@@ -26,27 +28,37 @@ class Case:
     """A backend as the suite builds it."""
 
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] = field(default_factory=dict)
+    """Its options, or what makes them: given a folder, it writes weights there and names them."""
     segments: bool = True
     """Whether its masks mean something: False for random weights."""
 
-    def build(self) -> MaskBackend:
-        return mask_backends.get(self.name, **self.options)
+    def build(self, **more: Any) -> MaskBackend:
+        return mask_backends.get(self.name, **{**self.options, **more})
 
 
 CASES = [
     Case("classical"),
+    Case("sam", lambda folder: tiny_sam.options(folder, "sam"), segments=False),
+    Case("sam_hq", lambda folder: tiny_sam.options(folder, "sam_hq"), segments=False),
 ]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    made = request.param
+    return replace(made, options=made.options(tmp_path_factory.mktemp(made.name))) if callable(made.options) else made
+
+
+@pytest.fixture(scope="module")
+def shared(case: Case) -> MaskBackend:
+    """One backend for all tests of a case: a model is loaded once, as a build does."""
+    return case.build()
 
 
 @pytest.fixture
-def backend(case: Case) -> MaskBackend:
-    return case.build()
+def backend(shared: MaskBackend) -> MaskBackend:
+    return shared
 
 
 def grid_of(height: int = 128, width: int = 160, degrees: float = 0.0, epsg: int = 32632) -> ChipGrid:
@@ -236,11 +248,148 @@ def test_a_chip_of_one_colour_is_answered(backend: MaskBackend, value: int) -> N
     run(backend, flat, prompt(panel_at(0, 0)), prompt(panel_at(0, 0), "point"), prompt(panel_at(0, 0), "polygon"))
 
 
-def test_many_prompts_on_one_chip(backend: MaskBackend) -> None:
+def test_many_prompts_on_one_chip(case: Case, backend: MaskBackend) -> None:
+    """500 prompts of all kinds, some of them off the chip: each is answered as it is alone."""
     chip = chip_of(grid_of(96, 96), panel_at(0, 0))
     rng = np.random.default_rng(1)
-    prompts = [prompt(panel_at(*rng.uniform(-13, 13, 2), 3, 3), name=str(number)) for number in range(60)]
-    assert len(run(backend, chip, *prompts)) == 60
+    kinds = ("box", "point", "polygon")
+    prompts = [
+        prompt(panel_at(*rng.uniform(-16, 16, 2), 3, 3), kinds[number % 3], name=str(number)) for number in range(500)
+    ]
+    masks = run(backend, chip, *prompts)
+    assert len(masks) == 500
+    for number in (0, 1, 2, 250, 498, 499):
+        (alone,) = run(backend, chip, prompts[number])
+        assert iou_or_both_empty(alone, masks[number]) > (0.999 if case.segments else 0.9)
+
+
+def iou_or_both_empty(one: Mask, other: Mask) -> float:
+    return iou(one.data, other.data) if one.data.any() or other.data.any() else 1.0
+
+
+@pytest.mark.parametrize("shape", [(32, 200), (200, 32), (1, 64), (64, 1), (1, 1), (97, 131)], ids=str)
+@pytest.mark.parametrize("kind", ["box", "point", "polygon"])
+def test_chips_of_any_shape(backend: MaskBackend, shape: tuple[int, int], kind: str) -> None:
+    grid = grid_of(*shape)
+    chip = chip_of(grid, panel_at(0, 0, 4, 3))
+    run(backend, chip, prompt(panel_at(0, 0, 4, 3), kind), prompt(grid.footprint, kind, "all"))
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0])
+def test_a_box_of_one_pixel(backend: MaskBackend, degrees: float) -> None:
+    grid = grid_of(degrees=degrees)
+    corners = [(80, 60), (81, 60), (81, 61), (80, 61)]
+    pixel = shapely.Polygon([grid.affine @ corner for corner in corners])
+    (mask,) = run(backend, chip_of(grid, panel_at(0, 0)), prompt(pixel))
+    assert "small" in mask.flags
+
+
+def test_points_on_and_off_the_object(backend: MaskBackend) -> None:
+    """Several points, negatives among them, with a box and without; a box and points is one prompt, not several."""
+    chip = chip_of(grid_of(), panel_at(0, 0))
+    on, off = ((X - 2.0, Y), (X + 2.0, Y + 1)), ((X + 12.0, Y + 8), (X, Y - 8))
+    asked = [
+        replace(prompt(panel_at(0, 0), name="box"), positive=on, negative=off),
+        replace(prompt(panel_at(0, 0), "polygon", name="polygon"), negative=off),
+        replace(prompt(shapely.Point(X, Y), "point", name="points"), positive=on, negative=off),
+        replace(prompt(shapely.Point(X, Y), "point", name="far"), positive=on, negative=((X + 500.0, Y),)),
+    ]
+    masks = run(backend, chip, *asked)
+    assert ["point_only" in mask.flags for mask in masks] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0])
+def test_an_earlier_mask_is_a_prompt(backend: MaskBackend, degrees: float) -> None:
+    """On the chip's grid, on another grid, and empty."""
+    grid, panel = grid_of(degrees=degrees), panel_at(0, 0)
+    chip, other = chip_of(grid, panel), grid_of(50, 70, degrees=-15)
+    asked = [
+        replace(prompt(panel, name=str(number)), previous=Mask(data=data, grid=lies, prompt_id="earlier"))
+        for number, (data, lies) in enumerate(
+            [
+                (inside(panel, grid), grid),
+                (inside(panel, other), other),
+                (np.zeros((grid.height, grid.width), np.bool_), grid),
+            ]
+        )
+    ]
+    run(backend, chip, *asked)
+
+
+def test_input_is_left_as_it_was(backend: MaskBackend) -> None:
+    """``chip_of`` gives arrays nobody can write to; prompts and earlier masks are not written to either."""
+    chip, panel = chip_of(grid_of(), panel_at(0, 0)), panel_at(0, 0)
+    earlier = Mask(data=inside(panel, chip.grid), grid=chip.grid, prompt_id="earlier")
+    earlier.data.setflags(write=False)
+    asked = replace(prompt(panel), previous=earlier)
+    data, valid = chip.data.copy(), chip.valid.copy()
+    run(backend, chip, asked)
+    assert (chip.data == data).all()
+    assert (chip.valid == valid).all()
+
+
+def sixteen_bit(chip: RasterChip, dtype: type[np.generic], low: float, high: float) -> RasterChip:
+    """The chip's values 1 to 255 spread from ``low`` to ``high``, as another kind of number."""
+    spread = low + (chip.data.astype(np.float64) - 1) / 254 * (high - low)
+    return replace(chip, data=np.where(chip.valid, spread, 0).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32], ids=lambda kind: kind.__name__)
+def test_other_numbers_are_read_with_a_stated_stretch(case: Case, dtype: type[np.generic]) -> None:
+    chip = chip_of(grid_of(), panel_at(0, 0))
+    asked = [prompt(panel_at(0.5, 0.4)), prompt(panel_at(0, 0), "polygon", "polygon")]
+    low, high = (0.05, 0.6) if dtype is np.float32 else (200, 12_900)
+    plain = run(case.build(), chip, *asked)
+    stretched = run(case.build(stretch=[low, high]), sixteen_bit(chip, dtype, low, high), *asked)
+    for one, other in zip(plain, stretched, strict=True):
+        assert iou_or_both_empty(one, other) > 0.99
+
+
+def test_values_beyond_the_stretch_are_its_ends(case: Case) -> None:
+    chip = sixteen_bit(chip_of(grid_of(), panel_at(0, 0)), np.uint16, 100, 2000)
+    wild = chip.data.copy()
+    wild[:, :5, :5] = 65_535
+    backend = case.build(stretch=[100, 2000])
+    run(backend, replace(chip, data=wild), prompt(panel_at(0, 0)), prompt(panel_at(-20, 15), "point", "in it"))
+
+
+def test_what_is_no_number_is_nodata(case: Case) -> None:
+    chip = sixteen_bit(chip_of(grid_of(), panel_at(0, 0)), np.float32, 0.0, 1.0)
+    holes = chip.data.copy()
+    holes[0, 40:70, 90:] = np.nan
+    holes[1, 10:20, :] = np.inf
+    holed = replace(chip, data=holes)
+    backend = case.build(stretch=[0.0, 1.0])
+    masks = run(backend, holed, prompt(panel_at(0, 0)), prompt(panel_at(9, 2, 3, 3), "polygon", "in the hole"))
+    for mask in masks:
+        assert not (mask.data & ~np.isfinite(holes).all(axis=0)).any()
+    blank = replace(chip, data=np.full_like(chip.data, np.nan))
+    (mask,) = run(backend, blank, prompt(panel_at(0, 0)))
+    assert "empty" in mask.flags
+
+
+@pytest.mark.parametrize("stretch", [[5, 5], [9, 1], [0], "0-255", [0, float("nan")], [0, None]], ids=str)
+def test_a_stretch_that_says_nothing_is_refused(case: Case, stretch: object) -> None:
+    with pytest.raises(ConfigError, match="stretch"):
+        case.build(stretch=stretch)
+
+
+def test_many_chips_at_once_are_answered_as_alone(case: Case, backend: MaskBackend) -> None:
+    if not isinstance(backend, BatchedBackend):
+        assert case.name == "classical"
+        return
+    chips = [chip_of(grid_of(64 + 16 * number, 96), panel_at(0, 0)) for number in range(5)]
+    asked = [[prompt(panel_at(number, 0)), prompt(panel_at(0, number), "point", "b")] for number in range(5)]
+    bad = replace(chips[2], data=chips[2].data[:1], bands=("red",))
+    together = backend.segment_many([*chips[:2], bad, *chips[3:]], [*asked[:3], [], asked[4]])
+    assert isinstance(together[2], BandError)
+    assert together[3] == []
+    for number in (0, 1, 4):
+        found = together[number]
+        assert isinstance(found, list)
+        check(found, chips[number], asked[number])
+        for one, other in zip(found, run(backend, chips[number], *asked[number]), strict=True):
+            assert iou_or_both_empty(one, other) > 0.999
 
 
 def _with_bands(chip: RasterChip, bands: tuple[str, ...]) -> RasterChip:

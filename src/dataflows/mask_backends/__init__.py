@@ -14,6 +14,8 @@ from utils.types import MaskBackend, WeightedBackend
 
 _BACKENDS = {
     "classical": "dataflows.mask_backends.classical:ClassicalBackend",
+    "sam": "dataflows.mask_backends.sam:SamBackend",
+    "sam_hq": "dataflows.mask_backends.sam_hq:HqBackend",
 }
 
 
