@@ -7,7 +7,12 @@ taken out of it (:mod:`utils.redaction`).
 
     AegirError
     ├── ConfigError                 a setting is missing, unknown or contradicts another
-    │   └── UnknownNameError        a name is not in a registry; the message lists what is
+    │   ├── UnknownNameError        a name is not in a registry; the message lists what is
+    │   ├── ExtraMissingError       a package is not installed; the message names the extra that brings it
+    │   └── WeightsError            a model's weights cannot be used: empty, truncated, or of something else
+    │       ├── WeightsNotFoundError    there are none at the given or the usual place
+    │       │   └── DownloadForbiddenError  they could be downloaded, but the process is offline
+    │       └── WeightsUnreachableError the server of the weights does not answer; the same attempt may work later
     ├── LabelError                  labels cannot be read or used
     │   ├── CatalogNotFoundError    no DuckLake catalogue at the given place
     │   │   └── CatalogUnreachableError   the database server of a catalogue does not answer or refuses
@@ -80,6 +85,28 @@ class UnknownNameError(ConfigError):
     def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, list[str]]]:
         """Travel between processes."""
         return type(self), (self.kind, self.name, self.known)
+
+
+class ExtraMissingError(ConfigError):
+    """A package is not installed; the message names the extra that brings it."""
+
+
+class WeightsError(ConfigError):
+    """A model's weights cannot be used: empty, truncated, or of something else."""
+
+
+class WeightsNotFoundError(WeightsError):
+    """There are no weights at the given or the usual place."""
+
+
+class DownloadForbiddenError(WeightsNotFoundError):
+    """Weights could be downloaded, but the process is offline."""
+
+
+class WeightsUnreachableError(WeightsError):
+    """The server of the weights does not answer, or the connection was cut."""
+
+    is_transient = True
 
 
 class LabelError(AegirError):
