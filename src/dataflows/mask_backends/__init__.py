@@ -12,6 +12,8 @@ from utils.types import MaskBackend, WeightedBackend
 
 _BACKENDS = {
     "classical": "dataflows.mask_backends.classical:ClassicalBackend",
+    "sam2": "dataflows.mask_backends.sam2:Sam2Backend",
+    "sam_hf": "dataflows.mask_backends.sam_hf:SamHfBackend",
 }
 
 

@@ -1,6 +1,7 @@
 """Files of the Hugging Face hub: the local cache first, the network only where it is asked for and allowed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def hub_file(repository: str, file: str, *, backend: str, revision: str | None =
     if cached is not None:
         return cached
     _may_download(repository, file, backend, revision, download)
-    with _HubErrors(repository):
+    with _translated(repository):
         return Path(_hub(backend).hf_hub_download(repository, file, revision=revision))
 
 
@@ -53,7 +54,7 @@ def hub_folder(
     if cached is not None:
         return cached.parent
     _may_download(repository, "config.json", backend, revision, download)
-    with _HubErrors(repository):
+    with _translated(repository):
         return Path(_hub(backend).snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
 
 
@@ -82,28 +83,24 @@ def _may_download(repository: str, file: str, backend: str, revision: str | None
     refuse_offline(f"{where}, and `download: true` would fetch it from huggingface.co")
 
 
-class _HubErrors:
+@contextmanager
+def _translated(repository: str) -> Iterator[None]:
     """What the hub's client raises, as errors of this project."""
+    from huggingface_hub import errors  # noqa: PLC0415 - with an extra
 
-    def __init__(self, repository: str) -> None:
-        self._repository = repository
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from huggingface_hub import errors  # noqa: PLC0415 - with an extra
-
-        place = f"{self._repository} on huggingface.co"
-        if isinstance(error, errors.GatedRepoError):
-            raise WeightsError(
-                f"{place} is given only to those who accepted its licence: accept it there, log in with `hf auth login`"
-            ) from error
-        if isinstance(error, errors.RepositoryNotFoundError | errors.EntryNotFoundError | errors.RevisionNotFoundError):
-            if not isinstance(error, errors.LocalEntryNotFoundError):
-                raise WeightsError(f"{place} does not exist or lacks a file: {str(error)[:300]}") from error
-        if isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | OSError):
-            raise WeightsUnreachableError(f"{place} cannot be downloaded: {str(error)[:300]}") from error
+    place = f"{repository} on huggingface.co"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise WeightsError(
+            f"{place} is given only to those who accepted its licence: accept it there, log in with `hf auth login`"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise WeightsUnreachableError(f"{place} cannot be downloaded: {str(error)[:300]}") from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
+        raise WeightsError(f"{place} does not exist or lacks a file: {str(error)[:300]}") from error
+    except OSError as error:
+        raise WeightsUnreachableError(f"{place} cannot be downloaded: {str(error)[:300]}") from error
 
 
 def _hub(backend: str) -> Any:

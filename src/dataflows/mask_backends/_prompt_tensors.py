@@ -86,3 +86,15 @@ def at_image_size(logits: Any, size: tuple[int, int], frame: int = 0, filled: tu
         found = functional.interpolate(found, (frame, frame), mode="bilinear", align_corners=False)
         found = found[..., : filled[0], : filled[1]]
     return functional.interpolate(found, size, mode="bilinear", align_corners=False)
+
+
+def best_candidate(logits: Any, rated: Any) -> tuple[Any, Any]:
+    """Of k candidates the one rated best: shapes (n, 1, rows, columns) and (n, 1). A NaN is rated 0.
+
+    Only this one is worth bringing to image size.
+    """
+    import torch  # noqa: PLC0415
+
+    chosen = torch.nan_to_num(rated.float(), nan=0.0).argmax(dim=1)
+    rows = torch.arange(len(chosen), device=chosen.device)
+    return logits[rows, chosen][:, None], rated[rows, chosen][:, None]
