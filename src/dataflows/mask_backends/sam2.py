@@ -64,9 +64,14 @@ class Sam2Backend(PromptedBackend):
         if chosen.checkpoint is not None:
             checkpoint = checked(Path(chosen.checkpoint).expanduser(), backend=cls.name)
         else:
-            file = MODELS[model_id][1]
-            place = {"revision": chosen.revision, "download": chosen.download}
-            checkpoint = checked(hub_file(model_id, file, backend=cls.name, **place), backend=cls.name)
+            kept = hub_file(
+                model_id,
+                MODELS[model_id][1],
+                backend=cls.name,
+                revision=chosen.revision,
+                download=chosen.download,
+            )
+            checkpoint = checked(kept, backend=cls.name)
         return {"checkpoint": str(checkpoint), "config": str(config)}
 
     def _load(self) -> PromptedModel:

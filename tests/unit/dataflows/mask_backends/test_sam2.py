@@ -146,7 +146,7 @@ def test_answers_are_the_predictors(network, size, multimask, told) -> None:
     predictor.set_image(image)
     for number, prompt in enumerate(prompts):
         logits, rated = asked(predictor, prompt, size, multimask=multimask)
-        np.testing.assert_allclose(decoded.logits[number, 0], logits, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(decoded.logits[number, 0], logits, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(decoded.predicted_iou[number, 0], rated, rtol=1e-4, atol=1e-5)
 
 
@@ -269,7 +269,7 @@ def test_a_configuration_that_cannot_be_built(files, tmp_path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(files, tmp_path) -> None:
     wider = tiny_sam2.settings() | {"num_maskmem": 3}
     (tmp_path / "wide.yaml").write_text(yaml.safe_dump({"model": wider}))
-    with pytest.raises(WeightsError, match="does not fit the model of .*wide.yaml: size mismatch for maskmem"):
+    with pytest.raises(WeightsError, match=r"does not fit the model of .*wide\.yaml: size mismatch for maskmem"):
         mask_backends.get("sam2", checkpoint=files["checkpoint"], config=str(tmp_path / "wide.yaml")).load()
     with pytest.raises(WeightsError, match="does not fit the model"):
         mask_backends.get("sam2", checkpoint=files["checkpoint"], model_id="sam2-hiera-tiny").load()
