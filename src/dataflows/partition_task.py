@@ -3,7 +3,7 @@
 import gc
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,9 @@ from dataflows.memory import chip_shares
 from store.partition_rows import PartitionRows
 from utils.failures import Failure, interrupted
 from utils.retry import RetryPolicy, is_transient, is_transient_type
+
+READS = ("vhr_reads", "msi_reads")
+"""Nodes that read pixels, and nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,10 +105,20 @@ def run_partition(
     task: PartitionTask,
     provenance: Provenance,
     policy: RetryPolicy,
+    *,
+    reads: Callable[[], Mapping[str, Any]] | None = None,
 ) -> PartitionOutcome:
     """Make one task's rows; what fails, fails as rows of ``errors``.
 
     What the network failed is tried again after a wait: the whole task, or those of its chips that could not be read.
+
+    Args:
+        driver: driver of the build flow.
+        made_once: results every partition shares.
+        task: the chips to make.
+        provenance: what rows say of their origin.
+        policy: how the network's failures are tried again.
+        reads: results of :data:`READS` for the task, where they were made ahead; further tries read anew.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
@@ -116,7 +129,8 @@ def run_partition(
     failed = False
     while left is not None:
         try:
-            made, receipt = _executed(driver, made_once, left, provenance)
+            ahead, reads = reads, None
+            made, receipt = _executed(driver, {**made_once, **(ahead() if ahead else {})}, left, provenance)
         except Exception as error:  # whatever fails in one partition, the others go on
             if interrupted(error):
                 raise KeyboardInterrupt from error
@@ -152,6 +166,17 @@ def run_partition(
         retried=retried,
         seconds=time.monotonic() - start,
     )
+
+
+def read_ahead(driver: Driver, made_once: Mapping[str, Any], task: PartitionTask) -> Mapping[str, Any]:
+    """Results of :data:`READS` for a task.
+
+    Raises:
+        AegirError: an imagery source cannot be used.
+    """
+    overrides = {**made_once, "chip_plan": task.chips, "prompts": task.prompts}
+    found: Mapping[str, Any] = driver.execute(list(READS), overrides=overrides)
+    return found
 
 
 def _executed(

@@ -1,6 +1,6 @@
 """Prompts as promptable models take them: a box, points with labels and an earlier mask, in pixels of one chip."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -9,8 +9,12 @@ from affine import Affine
 from numpy.typing import NDArray
 from shapely import Geometry
 
-from utils.prompts import ClipState, clip_state, pixel_box
+from utils.geo import AnyCRS, reproject, reproject_points
+from utils.prompts import ClipState, clip_state, to_pixels
 from utils.types import ChipGrid, Mask, Prompt
+
+DENSITY = 21
+"""Points along the longer side of a prompt that is reprojected."""
 
 _DEEP = 0.8
 _SLIVER = 1e-4
@@ -35,6 +39,30 @@ class PixelPrompt:
     def signature(self) -> tuple[int, bool, bool]:
         """``(points, has a box, has a mask)``: prompts of one signature fit into one call of a model."""
         return len(self.points), self.box is not None, self.previous is not None
+
+
+def prompt_in(prompt: Prompt, src: AnyCRS, dst: AnyCRS) -> Prompt:
+    """``prompt``, given in ``src``, in the CRS of a chip's grid; what it is (kind, id, label) stays.
+
+    Edges are densified (:data:`DENSITY` points along the longer side) before their vertices move, so that the upright
+    bounds in ``dst`` hold the whole prompt, as ``rasterio.warp.transform_bounds`` does it; a box becomes the polygon it
+    is there.
+
+    Args:
+        prompt: its geometry and points in ``src``; an earlier mask carries its own grid and is left alone.
+        src: CRS of the prompt.
+        dst: CRS of the grid.
+
+    Raises:
+        CRSError: a CRS is unknown.
+        GeometryError: a vertex is not finite or has no place in ``dst``.
+    """
+    west, south, east, north = prompt.bounds
+    longest = max(east - west, north - south)
+    dense = shapely.segmentize(prompt.geometry, longest / DENSITY) if longest > 0 else prompt.geometry
+    moved = [reproject_points(np.reshape(points, (-1, 2)), src, dst) for points in (prompt.positive, prompt.negative)]
+    positive, negative = (tuple((float(x), float(y)) for x, y in points) for points in moved)
+    return replace(prompt, geometry=reproject(dense, src, dst), positive=positive, negative=negative)
 
 
 def pixel_prompt(prompt: Prompt, grid: ChipGrid, *, interior_points: int = 1) -> PixelPrompt:
@@ -63,7 +91,8 @@ def pixel_prompt(prompt: Prompt, grid: ChipGrid, *, interior_points: int = 1) ->
     inside = np.asarray(((pixels >= 0) & (pixels <= chip)).all(axis=1))
     box = None
     if prompt.kind != "point" and state != "not_in_chip":
-        corners = np.array(pixel_box(prompt, grid)).reshape(2, 2)
+        # not prompt.box: where grid and CRS are turned against each other, its corners reach beyond the prompt
+        corners = np.array(to_pixels(prompt.geometry, grid).bounds).reshape(2, 2)
         box = cast("tuple[float, float, float, float]", tuple(np.clip(corners, 0, chip).ravel().tolist()))
     return PixelPrompt(
         state=state,

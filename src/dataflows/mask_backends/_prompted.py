@@ -196,20 +196,23 @@ class PromptedBackend:
         found: dict[int, list[Mask] | AegirError],
     ) -> None:
         embedding, size = image
-        variants = [one.pixels for one in asked]
-        if self.options.prompt_stability:
-            variants += [moved for one in asked for moved in perturbed(one.pixels, size)]
-        try:
-            answers = self._answers(embedding, size, variants)
-        except AegirError as error:
-            found.update({one.chip: error for one in asked})
-            return
         each = len(PERTURBATIONS) if self.options.prompt_stability else 0
-        for number, one in enumerate(asked):
-            moved = answers[len(asked) + number * each : len(asked) + (number + 1) * each]
-            chip, prompt, masks = shown[one.chip], prompts[one.chip][one.prompt], found[one.chip]
-            if not isinstance(masks, AegirError):
-                masks[one.prompt] = _mask(chip, prompt, answers[number], moved, one.window)
+        # a slice at a time bounds the masks in memory; prompts of one signature come together
+        ordered = sorted(asked, key=lambda one: one.pixels.signature)
+        for start in range(0, len(ordered), self.options.prompts_per_call):
+            some = ordered[start : start + self.options.prompts_per_call]
+            variants = [one.pixels for one in some]
+            variants += [moved for one in some for moved in perturbed(one.pixels, size)][: each * len(some)]
+            try:
+                answers = self._answers(embedding, size, variants)
+            except AegirError as error:
+                found.update({one.chip: error for one in some})
+                continue
+            for number, one in enumerate(some):
+                moved = answers[len(some) + number * each : len(some) + (number + 1) * each]
+                chip, prompt, masks = shown[one.chip], prompts[one.chip][one.prompt], found[one.chip]
+                if not isinstance(masks, AegirError):
+                    masks[one.prompt] = _mask(chip, prompt, answers[number], moved, one.window)
 
     def _answers(self, embedding: Any, size: tuple[int, int], prompts: list[PixelPrompt]) -> list[Answer]:
         """The best answer to each prompt, in order; prompts of one signature go to the model together."""

@@ -1,6 +1,7 @@
 """Rasters opened by GDAL, here or in an object store, and kept open between reads."""
 
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -103,6 +104,7 @@ class OpenRasters:
     def __init__(self, limit: int = 64) -> None:
         """Nothing is open yet."""
         self._limit = limit
+        self._lock = threading.RLock()
         self._handles: OrderedDict[str, rasterio.DatasetReader] = OrderedDict()
 
     def __getitem__(self, href: str) -> rasterio.DatasetReader:
@@ -124,7 +126,7 @@ class OpenRasters:
         return len(self._handles)
 
     def read(self, href: str, read: Callable[[rasterio.DatasetReader], T], *, alone: bool = False) -> T:
-        """Read from the raster at ``href``.
+        """Read from the raster at ``href``; threads take turns, because GDAL's handles serve one at a time.
 
         Raises:
             RasterReadError: it is missing, corrupt or truncated, or (its sub-classes) cannot be reached.
@@ -132,7 +134,7 @@ class OpenRasters:
 
         def attempt() -> T:
             try:
-                with environment(href, alone=alone):
+                with self._lock, environment(href, alone=alone):
                     return read(self[href])
             except RasterioError:
                 self.forget(href)

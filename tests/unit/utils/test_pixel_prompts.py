@@ -6,9 +6,12 @@ import shapely
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.warp import transform_bounds
 from shapely import affinity
 
-from utils.pixel_prompts import interior, on_grid, pixel_prompt
+from utils.errors import GeometryError
+from utils.geo import utm_epsg
+from utils.pixel_prompts import interior, on_grid, pixel_prompt, prompt_in
 from utils.types import ChipGrid, Mask, Prompt
 
 X, Y = 500_000.0, 5_200_000.0
@@ -95,6 +98,29 @@ def test_a_mask_keeps_its_place_on_another_grid(degrees):
     assert area == pytest.approx(disc.area, rel=0.08)
     rows, cols = np.nonzero(moved)
     assert ((cols + 0.5).mean(), (rows + 0.5).mean()) == pytest.approx(~other.affine @ (X + 1, Y - 2), abs=0.4)
+
+
+@given(lon=st.floats(-3, 3), lat=st.floats(-75, 75), size=st.floats(1e-4, 0.3), degrees=st.floats(-180, 180))
+def test_prompts_of_any_crs_cover_what_rasterio_says_they_cover(lon, lat, size, degrees):
+    epsg = utm_epsg(lon, lat)
+    box = shapely.box(lon, lat, lon + size, lat + size / 2)
+    moved = prompt_in(prompt_of(box, positive=((lon + size / 3, lat + size / 5),)), 4326, epsg)
+    wanted = transform_bounds("EPSG:4326", f"EPSG:{epsg}", *box.bounds, densify_pts=21)
+    span = max(wanted[2] - wanted[0], wanted[3] - wanted[1])
+    assert moved.bounds == pytest.approx(wanted, abs=2e-3 * span)
+    assert moved.geometry.contains(shapely.Point(moved.positive[0]))
+    x, y = moved.geometry.centroid.coords[0]
+    turn = Affine.translation(x, y) @ Affine.rotation(degrees) @ Affine.scale(span / 40, -span / 40)
+    grid = ChipGrid(epsg=epsg, transform=tuple(turn @ Affine.translation(-50, -50))[:6], height=100, width=100)
+    told = pixel_prompt(moved, grid)
+    assert told.state == "inside"
+    cols, rows = (~grid.affine @ np.array(moved.geometry.exterior.coords).T)[:2]
+    assert told.box == pytest.approx((cols.min(), rows.min(), cols.max(), rows.max()), abs=1e-6)
+
+
+def test_prompts_without_a_place_in_the_other_crs_are_refused():
+    with pytest.raises(GeometryError):
+        prompt_in(prompt_of(shapely.box(0, 0, 1, np.inf)), 4326, 32632)
 
 
 def test_masks_of_another_crs_are_refused():
