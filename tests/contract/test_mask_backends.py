@@ -1,8 +1,9 @@
 """What every registered mask backend keeps, whatever it is made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from shapely import affinity
 
 from dataflows import mask_backends
+from support import tiny_hf, tiny_sam2
 from utils.errors import BandError, CRSError, MaskError, UnknownNameError
 from utils.prompts import to_pixels
 from utils.quality import iou
@@ -26,27 +28,38 @@ class Case:
     """A backend as the suite builds it."""
 
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] = field(default_factory=dict)
+    """Its options, or what makes them: given a folder, it writes weights there and names them."""
     segments: bool = True
     """Whether its masks mean something: False for random weights."""
 
-    def build(self) -> MaskBackend:
-        return mask_backends.get(self.name, **self.options)
+    def build(self, **more: Any) -> MaskBackend:
+        return mask_backends.get(self.name, **{**self.options, **more})
 
 
 CASES = [
     Case("classical"),
+    Case("sam2", tiny_sam2.write, segments=False),
+    Case("sam_hf", lambda folder: {"model_id": str(tiny_hf.write(folder, "sam2"))}, segments=False),
+    Case("sam_hf", tiny_hf.asked_by_words, segments=False),
 ]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    made = request.param
+    return replace(made, options=made.options(tmp_path_factory.mktemp(made.name))) if callable(made.options) else made
+
+
+@pytest.fixture(scope="module")
+def shared(case: Case) -> MaskBackend:
+    """One backend for all tests of a case: a model is loaded once, as a build does."""
+    return case.build()
 
 
 @pytest.fixture
-def backend(case: Case) -> MaskBackend:
-    return case.build()
+def backend(shared: MaskBackend) -> MaskBackend:
+    return shared
 
 
 def grid_of(height: int = 128, width: int = 160, degrees: float = 0.0, epsg: int = 32632) -> ChipGrid:

@@ -44,6 +44,12 @@ def write(folder: Path, kind: str, *, seed: int = 0, **saving: Any) -> Path:
     return folder
 
 
+def asked_by_words(folder: Path) -> dict[str, Any]:
+    """Options of ``sam_hf`` for a SAM 3 whose every find counts: with random weights none is worth much."""
+    model = write(folder, "sam3")
+    return {"model_id": str(model), "text": "solar panel", "least_score": 0.0, "least_box_iou": 0.0}
+
+
 def _draw(name: str, tensor: torch.Tensor) -> None:
     """Weights that keep their input's spread: as transformers draws them, prompts hardly change an answer."""
     if tensor.ndim == 1:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataflows.mask_backends._answers import Decoded
-from dataflows.mask_backends._devices import autocast, device_of
+from dataflows.mask_backends._devices import autocast, resolved_device
 from dataflows.mask_backends._hf_files import INSTALL
 from dataflows.mask_backends._options import PromptedOptions
 from dataflows.mask_backends._prompt_tensors import (
@@ -39,11 +39,10 @@ class PixelModel:
         Raises:
             ExtraMissingError: transformers is not installed, or too old for the class.
             WeightsError: tensors are missing, or of another model.
-            ConfigError: the device or the precision is not to be had.
+            ConfigError: the device is not to be had.
         """
-        self.device = device_of(options.device)
+        self.device = resolved_device(options.device)
         self.precision = options.precision
-        autocast(self.device, self.precision)
         self.network = loaded(folder, class_name, names).to(self.device).eval()
         self._processor = image_processor(folder)
         self._folder = folder
@@ -79,6 +78,8 @@ class PointBoxModel(PixelModel):
         encoder = self.network.prompt_encoder
         self._side = int(encoder.input_image_size)
         self._low = tuple(4 * step for step in encoder.image_embedding_size)
+        for part in (encoder, self.network.shared_image_embedding):
+            _without_autocast(part, self.device)
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
         """Feature maps of each image, the coarsest last, and the rows and columns of the frame it was padded from."""
@@ -136,6 +137,13 @@ class PointBoxModel(PixelModel):
         told = {name: tensor.unsqueeze(axis) for name, tensor in told.items() if tensor is not None}
         masks = previous_tensor(prompts, (self._low[0], self._low[1]), (low[0], low[1]), self.device)
         return told if masks is None else told | {"input_masks": masks}
+
+
+def _without_autocast(part: Any, device: str) -> None:
+    """Keep ``part`` in float32: bfloat16 tells 256 places apart along a side, and prompts are pixels."""
+    import torch  # noqa: PLC0415
+
+    part.forward = torch.autocast(torch.device(device).type, enabled=False)(part.forward)
 
 
 def loaded(folder: Path, class_name: str, names: Mapping[str, str]) -> Any:

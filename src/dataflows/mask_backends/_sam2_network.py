@@ -9,7 +9,7 @@ import yaml
 from numpy.typing import NDArray
 
 from dataflows.mask_backends._answers import Decoded
-from dataflows.mask_backends._devices import autocast, device_of
+from dataflows.mask_backends._devices import autocast, resolved_device
 from dataflows.mask_backends._options import PromptedOptions
 from dataflows.mask_backends._prompt_tensors import (
     at_image_size,
@@ -33,14 +33,13 @@ class Sam2Model:
         """Move ``network`` (``sam2.modeling.sam2_base.SAM2Base``) to its device.
 
         Raises:
-            ConfigError: the device or the precision is not to be had.
+            ConfigError: the device is not to be had.
         """
         import torch  # noqa: PLC0415 - seconds that listing backends need not take
 
-        self.device = device_of(options.device)
+        self.device = resolved_device(options.device)
         self.network = network.to(self.device).eval()
         self._precision, self._multimask = options.precision, options.multimask
-        autocast(self.device, self._precision)
         self._image_encoder = network.forward_image
         if options.compile:
             self._image_encoder = torch.compile(network.forward_image)
@@ -65,17 +64,20 @@ class Sam2Model:
         import torch  # noqa: PLC0415
 
         coarse, fine = embedding
-        with torch.inference_mode(), autocast(self.device, self._precision):
+        with torch.inference_mode():
+            # not under autocast: bfloat16 tells 256 places apart along a side
             sparse, dense = self._embedded(size, prompts)
-            logits, rated, _, _ = self.network.sam_mask_decoder(
-                image_embeddings=coarse,
-                image_pe=self.network.sam_prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=self._multimask,
-                repeat_image=True,
-                high_res_features=fine,
-            )
+            places = self.network.sam_prompt_encoder.get_dense_pe()
+            with autocast(self.device, self._precision):
+                logits, rated, _, _ = self.network.sam_mask_decoder(
+                    image_embeddings=coarse,
+                    image_pe=places,
+                    sparse_prompt_embeddings=sparse,
+                    dense_prompt_embeddings=dense,
+                    multimask_output=self._multimask,
+                    repeat_image=True,
+                    high_res_features=fine,
+                )
             logits, rated = best_candidate(logits, rated)
             return Decoded(logits=at_image_size(logits, size), predicted_iou=rated.float())
 

@@ -160,7 +160,8 @@ def fetch(one: Published, target: Path, *, backend: str) -> Path:
     except OSError as error:
         raise WeightsError(f"{target} cannot be written: {error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
     return target
 
 

@@ -168,6 +168,15 @@ def test_bfloat16_stays_close_and_answers_in_float32(network) -> None:
     assert 0 < (a.logits - b.logits).abs().max() < 0.1 * a.logits.abs().max()
 
 
+def test_prompts_are_placed_exactly_in_bfloat16(network) -> None:
+    size = (1000, 1000)
+    one, other = (replace(prompt_of(size), box=(x, 100.0, 800.0, 900.0)) for x in (500.0, 501.0))
+    model = model_of(network, precision="bfloat16")
+    (embedding,) = model.encode([image_of(SIZES[0])])
+    a, b = (model.decode(embedding, size, [prompt]).logits for prompt in (one, other))
+    assert (a - b).abs().max() > 0
+
+
 def test_published_names_are_those_of_sam2() -> None:
     from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 
@@ -283,7 +292,7 @@ def test_a_truncated_checkpoint_is_refused(files, tmp_path) -> None:
 
 
 def test_an_unusable_device_is_refused(network) -> None:
-    with pytest.raises(ConfigError, match="'cuda:7' cannot be used here"):
+    with pytest.raises(ConfigError, match="'cuda:7' is not on this machine"):
         Sam2Model(network, replace(Sam2Options(), device="cuda:7"))
 
 
