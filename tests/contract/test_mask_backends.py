@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from shapely import affinity
 
 from dataflows import mask_backends
-from support import tiny_sam
+from support import tiny_hf, tiny_sam, tiny_sam2
 from utils.errors import BandError, ConfigError, CRSError, MaskError, UnknownNameError
 from utils.prompts import to_pixels
 from utils.quality import iou
@@ -41,6 +41,9 @@ CASES = [
     Case("classical"),
     Case("sam", lambda folder: tiny_sam.options(folder, "sam"), segments=False),
     Case("sam_hq", lambda folder: tiny_sam.options(folder, "sam_hq"), segments=False),
+    Case("sam2", tiny_sam2.write, segments=False),
+    Case("sam_hf", lambda folder: {"model_id": str(tiny_hf.write(folder, "sam2"))}, segments=False),
+    Case("sam_hf", tiny_hf.asked_by_words, segments=False),
 ]
 
 

@@ -16,6 +16,8 @@ _BACKENDS = {
     "classical": "dataflows.mask_backends.classical:ClassicalBackend",
     "sam": "dataflows.mask_backends.sam:SamBackend",
     "sam_hq": "dataflows.mask_backends.sam_hq:HqBackend",
+    "sam2": "dataflows.mask_backends.sam2:Sam2Backend",
+    "sam_hf": "dataflows.mask_backends.sam_hf:SamHfBackend",
 }
 
 

@@ -1,35 +1,48 @@
-"""Where a model runs and in which precision."""
+"""Where a model runs, in what precision, and its import without noise."""
 
-from contextlib import AbstractContextManager, nullcontext
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from typing import Any
 
 from utils.errors import ConfigError
 
 
-def device_of(asked: str) -> str:
-    """The device that an option ``device`` means: ``auto`` is CUDA where there is one, else the CPU.
+def resolved_device(name: str) -> str:
+    """The device ``name`` stands for: ``auto`` is CUDA where there is a device, else the CPU.
 
     Raises:
         ConfigError: torch knows no such device, or this machine has none.
     """
     import torch  # noqa: PLC0415 - seconds that listing backends need not take
 
-    if asked == "auto":
+    if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=asked)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise ConfigError(f"the device {asked!r} cannot be used here: {reason}") from error
-    return asked
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is none torch knows: take auto, cpu, cuda, cuda:1 or mps") from error
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    count = there.get(device.type, 1)
+    if (device.index or 0) >= count:
+        raise ConfigError(
+            f"device {name!r} is not on this machine, which has {count} of type {device.type}: take auto or cpu"
+        )
+    return name
 
 
-def autocast(device: str, precision: str) -> AbstractContextManager[object]:
-    """The context a model runs in: autocast to ``precision``; ``auto`` is bfloat16 on CUDA and float32 elsewhere.
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """A context in which a model computes in ``precision``; ``auto`` is bfloat16 on CUDA, else float32.
+
+    Args:
+        device: as :func:`resolved_device` returns it.
+        precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
         ConfigError: the device has no autocast.
     """
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - as above
 
     kind = torch.device(device).type
     if precision == "auto":
@@ -40,3 +53,11 @@ def autocast(device: str, precision: str) -> AbstractContextManager[object]:
         return torch.autocast(kind, dtype=getattr(torch, precision))
     except RuntimeError as error:
         raise ConfigError(f"precision {precision!r} is not to be had on {device!r}: {error}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing on standard output and no warnings: what model libraries say when they are imported or built."""
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -64,27 +64,29 @@ def previous_tensor(
 
     if prompts[0].previous is None:
         return None
-    masks = torch.as_tensor(np.stack([prompt.previous for prompt in prompts]), dtype=torch.float32, device=device)
+    stacked = np.stack([np.asarray(prompt.previous) for prompt in prompts])
+    masks = torch.as_tensor(stacked, dtype=torch.float32, device=device)
     small = functional.interpolate(masks[:, None], filled, mode="bilinear", antialias=True, align_corners=False)
     padded = functional.pad(small, (0, frame[1] - filled[1], 0, frame[0] - filled[0]))
     return padded * (2 * _PREVIOUS) - _PREVIOUS
 
 
-def at_image_size(logits: Any, size: tuple[int, int], frame: int = 0, filled: tuple[int, int] | None = None) -> Any:
+def at_image_size(logits: Any, size: tuple[int, int], padded: tuple[int, int, int] | None = None) -> Any:
     """Low-resolution logits, shape (n, k, rows, columns), at ``size`` rows and columns, float32.
 
     Args:
         logits: as the mask decoder gives them.
         size: rows and columns of the image.
-        frame: side of the model's input, where the image was padded to it.
-        filled: rows and columns of the input that the image takes, where it was padded.
+        padded: side of the model's input and the rows and columns of it that the image takes, for models whose images
+            are padded: their logits go through that size first.
     """
     from torch.nn import functional  # noqa: PLC0415
 
     found = logits.float()
-    if filled is not None and filled != (frame, frame):
-        found = functional.interpolate(found, (frame, frame), mode="bilinear", align_corners=False)
-        found = found[..., : filled[0], : filled[1]]
+    if padded is not None:
+        side, rows, columns = padded
+        found = functional.interpolate(found, (side, side), mode="bilinear", align_corners=False)
+        found = found[..., :rows, :columns]
     return functional.interpolate(found, size, mode="bilinear", align_corners=False)
 
 

@@ -1,15 +1,12 @@
 """SAM and HQ-SAM predictors, constructed by segment-geospatial and filled with checked weights."""
 
-import io
 import uuid
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dataflows.mask_backends._devices import quiet
 from dataflows.mask_backends._weights import tensors
 from utils.errors import ExtraMissingError, UnknownNameError, WeightsError
 
@@ -53,7 +50,7 @@ def predictor(backend: str, model_type: str, checkpoint: Path, device: str) -> A
     name = f"{model_type} {uuid.uuid4().hex}"
     registry[name] = build
     try:
-        with _quiet():
+        with quiet():
             made = constructor(model_type=name, checkpoint=str(checkpoint), automatic=False, device=device).predictor
     finally:
         del registry[name]
@@ -96,7 +93,7 @@ def _imported(backend: str) -> tuple[Any, dict[str, Any]]:
     require(backend)
     module, package = _PLACES[backend]
     try:
-        with _quiet():
+        with quiet():
             registry = import_module(package).sam_model_registry
             return import_module(module).SamGeo, registry
     except ImportError as error:
@@ -108,14 +105,6 @@ def _extra_missing(backend: str, why: str) -> ExtraMissingError:
         f"the mask backend {backend!r} needs segment-geospatial and {_PLACES[backend][1]} ({why}): "
         'pip install -e ".[sam]"'
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing on standard output and no warnings: what the libraries say when they are imported."""
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _fill(network: Any, found: dict[str, Any], backend: str, model_type: str, checkpoint: str) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dataflows.mask_backends import _samgeo
 from dataflows.mask_backends._answers import Decoded
-from dataflows.mask_backends._devices import autocast, device_of
+from dataflows.mask_backends._devices import autocast, resolved_device
 from dataflows.mask_backends._options import PromptedOptions, parsed
 from dataflows.mask_backends._prompt_tensors import best_candidate, box_tensor, point_tensors, previous_tensor
 from dataflows.mask_backends._prompted import PromptedBackend
@@ -185,6 +185,6 @@ class SamBackend(PromptedBackend):
 
     def _load(self) -> SamModel:
         options: Any = self.options
-        device = device_of(options.device)
+        device = resolved_device(options.device)
         model_type, path = self._weights(options)
         return self.model_class(_samgeo.predictor(self.name, model_type, path, device), options, device)

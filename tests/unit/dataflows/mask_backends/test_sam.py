@@ -15,7 +15,7 @@ import torch
 
 from dataflows import mask_backends
 from dataflows.mask_backends import _samgeo
-from dataflows.mask_backends._devices import autocast, device_of
+from dataflows.mask_backends._devices import autocast, resolved_device
 from dataflows.mask_backends.sam import SamBackend, SamModel
 from support import tiny_sam
 from utils.errors import ConfigError, DeviceMemoryError, WeightsError
@@ -250,11 +250,11 @@ def test_half_precision_answers_in_float32_and_keeps_the_prompts(weights: Path, 
 
 
 def test_precision_and_device_by_name() -> None:
-    assert device_of("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert device_of("cpu") == "cpu"
+    assert resolved_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolved_device("cpu") == "cpu"
     for wrong in ("gpu", "cuda:99"):
         with pytest.raises(ConfigError, match="cannot be used here"):
-            device_of(wrong)
+            resolved_device(wrong)
     for precision, expected in (("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         with autocast("cpu", precision):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
