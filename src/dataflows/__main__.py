@@ -1,4 +1,4 @@
-"""Command line: ``python -m dataflows sample|labels|plan|run|stale|context|change|indices|draw|explain|demo``."""
+"""Command line: ``python -m dataflows COMMAND``; ``--help`` lists the commands."""
 
 import argparse
 import json
@@ -13,8 +13,12 @@ from typing import Any
 import yaml
 
 from dataflows import DEFAULT_CONFIG
+from dataflows._mask_commands import explore_options
 from utils.errors import AegirError, ConfigError
 from utils.failures import interrupted
+
+OFFLINE = {"AEGIR_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+"""Environment in which no weights are fetched; workers inherit it."""
 
 EXIT_REFUSED = 2
 """The inputs or settings were refused before work started."""
@@ -87,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--memory-budget", metavar="SIZE", help="memory for chips, such as 2GB, over all workers")
     run.add_argument("--fail-fast", action="store_true", help="stop at the first failure; what is done is kept")
 
+    run.add_argument("--offline", action="store_true", help="never fetch weights, whatever the mask options say")
+
     context = commands.add_parser("context", help="join the lake's context tables to chips or detections")
     _settings_options(context)
     context.set_defaults(config=Path("context.yaml"))
@@ -104,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--store", help="LanceDB store (default $AEGIR_STORE or data/lancedb)")
     demo.set_defaults(command=_demo)
 
+    explore_options(commands)
     _change_options(commands.add_parser("change", help="index differences between two dates of one folder"))
     indices = commands.add_parser("indices", help="print the spectral indices and scene classes as Markdown tables")
     indices.set_defaults(command=_indices)
@@ -239,6 +246,8 @@ def _run(arguments: argparse.Namespace) -> int:
     flow(arguments.flow)
     if arguments.flow != "build":
         raise ConfigError(f"`run` runs `build`; the flow {arguments.flow!r} has its own command")
+    if arguments.offline:
+        os.environ |= OFFLINE
     config = _config(arguments)
     summary = terminal.build_with_progress(
         config,

@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from dataflows import mask_backends
 from dataflows._settings import field_value, listed, section
 from dataflows._settings_file import beside, catalog_beside, file_values
 from dataflows.memory import most_chips
@@ -246,6 +247,7 @@ class BuildConfig:
     def row_settings(self) -> dict[str, Any]:
         """Settings that decide what a row holds; what is read and which chips are chosen is not among them."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_IN_ROWS} | {
+            "mask_options": mask_backends.shaping(self.mask_options),
             "vhr_source": self.vhr["source"],
             "msi_source": self.msi["source"] if self.msi else None,
         }

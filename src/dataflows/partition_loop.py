@@ -33,6 +33,7 @@ from store.schemas import SPLITS
 from utils.errors import AegirError, LeaseLostError
 from utils.failures import interrupted
 from utils.split import SplitRule, split_of_cells
+from utils.types import LoadableBackend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,7 @@ def _planned_and_run(config: BuildConfig, driver: Driver, asked: _Asked, report:
     _tidy_after_kills(config.store)
     if not (build.partitions or news or build.retirement):
         return _ended(summary, start, report)
+    _check_model(config, build)
     shares = WorkShares(config, build, run.run_id, most_chips=most)
     loop = OutcomeLoop(config, build, buffer, shares, summary, report, fail_fast=asked.fail_fast)
     try:
@@ -125,6 +127,19 @@ def _planned_and_run(config: BuildConfig, driver: Driver, asked: _Asked, report:
     policy.call(lambda: run.settle(config.store, summary.status, summary.counts()))
     policy.call(shares.release)
     return summary
+
+
+def _check_model(config: BuildConfig, build: BuildPlan) -> None:
+    """Weights that do not load are one error now, not one for each chip; workers load their own.
+
+    Raises:
+        AegirError: the weights of the mask backend cannot be loaded.
+    """
+    segmenter = build.made_once["mask_segmenter"]
+    if build.partitions and isinstance(segmenter, LoadableBackend):
+        segmenter.load()
+        if config.engine != "local":
+            segmenter.unload()
 
 
 def _planned(config: BuildConfig, driver: Driver, asked: _Asked) -> BuildPlan:

@@ -1,6 +1,7 @@
 """Masks from prompts: a backend segments, refinement cleans, scores decide accept, review or reject."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from utils.failures import Failure
 from utils.geo import reproject
 from utils.quality import Thresholds, mask_score, verdict
 from utils.refinement import RefinementSteps, area_m2, outline, refine
-from utils.types import Mask, MaskBackend, Prompt, RasterChip, Verdict
+from utils.types import BatchedBackend, Mask, MaskBackend, Prompt, RasterChip, Verdict
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,17 +90,19 @@ def segmentation(
     mask_segmenter: MaskBackend,
     chip_plan: pa.Table,
 ) -> dict[str, Any]:
-    """The backend's masks by chip, one per prompt on the chip with its halo; and the chips it failed on."""
+    """The backend's masks by chip, one per prompt on the chip with its halo; and the chips it failed on.
+
+    A backend that answers many chips together gets them all at once.
+    """
     masks: dict[str, list[Mask]] = {}
     failures: list[Failure] = []
     inputs = dict(zip(chip_plan["uuid"].to_pylist(), chip_plan["input_set"].to_pylist(), strict=True))
-    for uuid, chip in vhr_chips.items():
-        asked = chip_prompts[uuid]
-        try:
-            masks[uuid] = _answers(mask_segmenter, chip, asked)
-        except AegirError as error:
-            ids = tuple(prompt.prompt_id for prompt in asked)
-            failures.append(Failure.of("segmentation", error, uuid=uuid, input_ids=ids, input_set=inputs[uuid]))
+    for uuid, found in _segmented(mask_segmenter, vhr_chips, chip_prompts):
+        if isinstance(found, AegirError):
+            ids = tuple(prompt.prompt_id for prompt in chip_prompts[uuid])
+            failures.append(Failure.of("segmentation", found, uuid=uuid, input_ids=ids, input_set=inputs[uuid]))
+        else:
+            masks[uuid] = found
     return {"raw_masks": masks, "mask_failures": failures}
 
 
@@ -125,12 +128,27 @@ def mask_rows(judged_masks: dict[str, list[JudgedMask]]) -> list[dict[str, Any]]
     return [_mask_row(uuid, judged) for uuid, found in judged_masks.items() for judged in found]
 
 
-def _answers(segmenter: MaskBackend, chip: RasterChip, asked: list[Prompt]) -> list[Mask]:
-    masks = segmenter.segment(chip, asked) if asked else []
+def _segmented(
+    segmenter: MaskBackend, chips: dict[str, RasterChip], prompts: dict[str, list[Prompt]]
+) -> Iterator[tuple[str, list[Mask] | AegirError]]:
+    """Per chip id the masks of its prompts, in order, or why there are none; chips without prompts cost nothing."""
+    asking = [uuid for uuid in chips if prompts[uuid]]
+    together: dict[str, list[Mask] | AegirError] = {}
+    if isinstance(segmenter, BatchedBackend):
+        answers = segmenter.segment_many([chips[uuid] for uuid in asking], [prompts[uuid] for uuid in asking])
+        together = dict(zip(asking, answers, strict=True))
+    for uuid, chip in chips.items():
+        asked = prompts[uuid]
+        try:
+            found = together[uuid] if uuid in together else segmenter.segment(chip, asked) if asked else []
+            yield uuid, found if isinstance(found, AegirError) else _complete(found, asked, segmenter.name)
+        except AegirError as error:
+            yield uuid, error
+
+
+def _complete(masks: list[Mask], asked: list[Prompt], backend: str) -> list[Mask]:
     if [mask.prompt_id for mask in masks] != [prompt.prompt_id for prompt in asked]:
-        raise MaskError(
-            f"backend {segmenter.name} answered {len(asked)} prompts with {len(masks)} masks, or out of order"
-        )
+        raise MaskError(f"backend {backend} answered {len(asked)} prompts with {len(masks)} masks, or out of order")
     return masks
 
 

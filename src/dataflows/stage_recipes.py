@@ -75,6 +75,8 @@ def stage_recipes(settings: Mapping[str, Any], driver: Driver) -> StageRecipes:
         roots = sorted(stage_functions(driver, stage) | besides[stage])
         code[stage] = stage_code(roots, apart=_REGISTRIES)
         chosen[stage] = {name: settings[name] for name in STAGE_SETTINGS[stage]}
+        if stage == "mask":
+            chosen[stage]["mask_options"] = mask_backends.shaping(options)
         told = chosen[stage] | ({"weights": weights} if stage == "mask" else {})
         recipes[stage] = recipe(code[stage], told, *upstream)
         upstream = (recipes[stage],)

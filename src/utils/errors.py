@@ -28,7 +28,8 @@ taken out of it (:mod:`utils.redaction`).
     │   ├── SceneClassError         a scene classification holds other values than its classes
     │   ├── GridError               two rasters that must share a pixel grid do not
     │   └── NodataError             a chip holds too few valid pixels
-    ├── MaskError                   a mask backend broke its contract
+    ├── MaskError                   a mask backend cannot draw masks
+    │   └── DeviceMemoryError       one image or one prompt does not fit into the memory of the model's device
     ├── WorkerLostError             a worker process died, again and again, on one task
     ├── SplitError                  a split rule cannot be met
     │   └── SplitLeakError          chips of different splits overlap or stand too close
@@ -164,7 +165,11 @@ class NodataError(ImageryError):
 
 
 class MaskError(AegirError):
-    """A mask backend broke its contract."""
+    """A mask backend cannot draw masks: its input is unusable, or it broke its contract."""
+
+
+class DeviceMemoryError(MaskError):
+    """One image, or one prompt, does not fit into the memory of the model's device."""
 
 
 class WorkerLostError(AegirError):

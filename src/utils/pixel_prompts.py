@@ -9,10 +9,11 @@ from affine import Affine
 from numpy.typing import NDArray
 from shapely import Geometry
 
-from utils.prompts import ClipState, clip_state, pixel_box, to_pixels
+from utils.prompts import ClipState, clip_state, pixel_box
 from utils.types import ChipGrid, Mask, Prompt
 
 _DEEP = 0.8
+_SLIVER = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,8 +40,8 @@ class PixelPrompt:
 def pixel_prompt(prompt: Prompt, grid: ChipGrid, *, interior_points: int = 1) -> PixelPrompt:
     """``prompt`` in pixels of ``grid``; every corner goes through the affine transform.
 
-    A box keeps its points, positive and negative. A point prompt is its positive points, or its centre. A polygon is its
-    envelope and up to ``interior_points`` points well inside it. Points off the chip are left out; a box is clipped.
+    A box keeps its points, positive and negative. A point prompt is its positive points, or its centre. A polygon is
+    its envelope and up to ``interior_points`` points well inside it. Points off the chip are left out, a box is cut.
 
     Args:
         prompt: in the CRS of ``grid``.
@@ -80,7 +81,7 @@ def interior(polygon: Geometry, count: int) -> list[tuple[float, float]]:
     (:func:`shapely.maximum_inscribed_circle`), or the part's centroid where that lies nearly as deep.
     """
     found: list[tuple[float, float]] = []
-    left = polygon
+    left, least = polygon, _SLIVER * polygon.area
     while len(found) < count and not left.is_empty and left.area > 0:
         part = max(shapely.get_parts(left), key=lambda one: one.area)
         radius = shapely.maximum_inscribed_circle(part, tolerance=0.02 * float(np.sqrt(part.area)))
@@ -89,7 +90,7 @@ def interior(polygon: Geometry, count: int) -> list[tuple[float, float]]:
         x, y = (centroid.x, centroid.y) if central else radius.coords[0]
         found.append((float(x), float(y)))
         left = shapely.difference(left, shapely.Point(x, y).buffer(max(2 * radius.length, 1e-9)))
-        left = shapely.union_all([one for one in shapely.get_parts(left) if one.area > 0])
+        left = shapely.union_all([one for one in shapely.get_parts(left) if one.area > least])
     return found
 
 

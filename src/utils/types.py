@@ -266,3 +266,20 @@ class WeightedBackend(Protocol):
         Their hashes are part of the recipe of masks: other weights, other masks.
         """
         ...
+
+
+@runtime_checkable
+class LoadableBackend(Protocol):
+    """A mask backend whose model is loaded when it is first used, or when it is asked to."""
+
+    def load(self) -> object:
+        """Load the model.
+
+        Raises:
+            AegirError: it cannot be loaded.
+        """
+        ...
+
+    def unload(self) -> None:
+        """Let go of the model's memory; the next use loads it again."""
+        ...

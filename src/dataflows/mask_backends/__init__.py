@@ -3,9 +3,11 @@
 Heavy imports belong inside a backend's constructor or methods, so that listing names costs nothing.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, cast
 
+from dataflows.mask_backends._options import WITHOUT_EFFECT
 from store.fingerprint import file_sha256
 from utils.errors import ConfigError, UnknownNameError
 from utils.types import MaskBackend, WeightedBackend
@@ -38,6 +40,11 @@ def get(name: str, **options: object) -> MaskBackend:
         UnknownNameError: there is no such backend, or it has no such option; the message lists those it has.
     """
     return cast("MaskBackend", _class(name)(**options))
+
+
+def shaping(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that decide what masks are; where and how fast they are computed is no part of a recipe."""
+    return {name: value for name, value in options.items() if name not in WITHOUT_EFFECT}
 
 
 def weights(name: str, **options: object) -> dict[str, str] | None:
