@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,25 @@ import pyarrow.compute as pc
 from hamilton.driver import Driver
 from numpy.typing import NDArray
 
-from dataflows.build_plan import BuildPlan
 from dataflows.lance_writer import Provenance
 from dataflows.memory import chip_shares
 from store.partition_rows import PartitionRows
 from utils.failures import Failure, interrupted
 from utils.retry import RetryPolicy, is_transient, is_transient_type
+
+
+class Pending(Protocol):
+    """Part of a plan that tasks are cut from."""
+
+    @property
+    def pending(self) -> pa.Table:
+        """Chips to make, schema ``dataflows.chip_plan.CHIP_PLAN``."""
+        ...
+
+    @property
+    def prompts(self) -> pa.Table:
+        """Their prompts, schema ``dataflows.chip_plan.PROMPT_PLAN``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +82,7 @@ class PartitionOutcome:
     """Time it took, waits included."""
 
 
-def partition_tasks(build: BuildPlan, partition: int, *, most_chips: int) -> list[PartitionTask]:
+def partition_tasks(build: Pending, partition: int, *, most_chips: int) -> list[PartitionTask]:
     """The tasks of one partition: at most ``most_chips`` chips each, fewer with many prompts, in order of their ids."""
     chips = build.pending.filter(pc.equal(build.pending["partition"], pa.scalar(partition, pa.uint64())))
     chips = chips.sort_by("uuid").combine_chunks()
@@ -102,10 +115,20 @@ def run_partition(
     task: PartitionTask,
     provenance: Provenance,
     policy: RetryPolicy,
+    *,
+    output: str = "sample_write",
 ) -> PartitionOutcome:
     """Make one task's rows; what fails, fails as rows of ``errors``.
 
     What the network failed is tried again after a wait: the whole task, or those of its chips that could not be read.
+
+    Args:
+        driver: of the flow.
+        made_once: results all tasks share.
+        task: what is to be made.
+        provenance: what rows say of their origin.
+        policy: how often to try again.
+        output: node that hands the rows over and returns the receipt.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
@@ -116,7 +139,7 @@ def run_partition(
     failed = False
     while left is not None:
         try:
-            made, receipt = _executed(driver, made_once, left, provenance)
+            made, receipt = _executed(driver, made_once, left, provenance, output)
         except Exception as error:  # whatever fails in one partition, the others go on
             if interrupted(error):
                 raise KeyboardInterrupt from error
@@ -155,14 +178,17 @@ def run_partition(
 
 
 def _executed(
-    driver: Driver, made_once: Mapping[str, Any], task: PartitionTask, provenance: Provenance
+    driver: Driver, made_once: Mapping[str, Any], task: PartitionTask, provenance: Provenance, output: str
 ) -> tuple[PartitionRows, dict[str, int]]:
     rows = PartitionRows()
+    work = {"chip_plan": task.chips, "prompts": task.prompts}
+    # what one flow plans itself, another is given
+    given = {name: table for name, table in work.items() if driver.graph.nodes[name].user_defined}
     receipt: dict[str, int] = driver.execute(
-        ["sample_write"],
-        inputs={"partition": task.partition, "provenance": provenance, "commit_buffer": rows},
-        overrides={**made_once, "chip_plan": task.chips, "prompts": task.prompts},
-    )["sample_write"]
+        [output],
+        inputs={"partition": task.partition, "provenance": provenance, "commit_buffer": rows, **given},
+        overrides={**made_once, **{name: table for name, table in work.items() if name not in given}},
+    )[output]
     return rows, {name: count for name, count in receipt.items() if name != "partition"}
 
 
