@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from dataflows import DEFAULT_CONFIG
-from dataflows._mask_commands import explore_options
+from dataflows._mask_commands import compare_options, explore_options, masks_options
 from utils.errors import AegirError, ConfigError
 from utils.failures import interrupted
 
@@ -99,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     context.add_argument("--json", action="store_true", help="print the result as JSON")
     context.set_defaults(command=_context)
 
+    _mask_commands(commands)
+
     draw = commands.add_parser("draw", help="draw the flows as SVG, DOT and Mermaid")
     draw.add_argument("--out", type=Path, default=Path("docs/dags"), help="folder (default docs/dags)")
     draw.set_defaults(command=_draw)
@@ -115,6 +117,16 @@ def _parser() -> argparse.ArgumentParser:
     indices = commands.add_parser("indices", help="print the spectral indices and scene classes as Markdown tables")
     indices.set_defaults(command=_indices)
     return parser
+
+
+def _mask_commands(commands: Any) -> None:
+    masks = commands.add_parser("masks", help="the same prompts through another mask backend, as a new generation")
+    _settings_options(masks)
+    masks_options(masks)
+    masks.set_defaults(command=_masks)
+    compare = commands.add_parser("compare-masks", help="two generations of masks, or one against true polygons")
+    compare_options(compare)
+    compare.set_defaults(command=_compare_masks)
 
 
 def _change_options(command: argparse.ArgumentParser) -> None:
@@ -276,6 +288,20 @@ def _context(arguments: argparse.Namespace) -> int:
     else:
         terminal.print_context_summary(summary)
     return summary.exit_code
+
+
+def _masks(arguments: argparse.Namespace) -> int:
+    from dataflows import generation_terminal  # noqa: PLC0415
+
+    if arguments.offline:
+        os.environ |= OFFLINE
+    return generation_terminal.run_masks_command(arguments, _changes(arguments))
+
+
+def _compare_masks(arguments: argparse.Namespace) -> int:
+    from dataflows.comparison_terminal import run_compare  # noqa: PLC0415
+
+    return run_compare(arguments)
 
 
 def _draw(arguments: argparse.Namespace) -> int:

@@ -27,3 +27,29 @@ def _explore(arguments: argparse.Namespace) -> int:
     from dataflows.exploration_terminal import run_explore  # noqa: PLC0415 - start-up
 
     return run_explore(arguments)
+
+
+def masks_options(command: argparse.ArgumentParser) -> None:
+    """Options of ``masks``, beside those of settings."""
+    command.add_argument("--backend", help="mask backend; replaces the settings' one, and its options go with it")
+    command.add_argument("--where", metavar="SQL", help="only these chips, a condition over training_data (Lance SQL)")
+    command.add_argument("--retry-errors", action="store_true", help="take in chips that failed before")
+    command.add_argument("--offline", action="store_true", help="never fetch weights, whatever the mask options say")
+    command.add_argument("--list", action="store_true", help="show the generations the store holds; makes nothing")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def compare_options(command: argparse.ArgumentParser) -> None:
+    """Options of ``compare-masks``."""
+    command.add_argument("first", help="generation (number) or mask backend")
+    command.add_argument("second", nargs="?", help="a second one; without it --truth")
+    command.add_argument("--store", help="LanceDB store (default $AEGIR_STORE or data/lancedb)")
+    command.add_argument("--truth", type=Path, help="GeoJSON of true polygons to compare with")
+    command.add_argument(
+        "--by", default="size,gsd,kind", help="groups, by comma: size, gsd, kind, backend (default size,gsd,kind)"
+    )
+    command.add_argument("--verdict", help="only masks of this verdict, or of several by comma: accept,review")
+    command.add_argument(
+        "--tolerance-px", type=float, metavar="N", help="boundary pixels within N pixels of each other match"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")

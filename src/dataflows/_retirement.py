@@ -78,7 +78,7 @@ def retirement_of(stored_prompts: pa.Table, stored_chips: pa.Table, scope: Label
         stored_chips: columns :data:`CHIP_COLUMNS` of its ``training_data``.
         scope: what may be judged.
     """
-    epsg, ix, iy = _positions(stored_chips, scope.profile)
+    epsg, ix, iy = lattice_positions(stored_chips, scope.profile)
     judged = _judged(epsg, ix, iy, scope)
     by_hand = pc.not_equal(stored_chips["mask_source"], "machine").to_numpy()
     uuids = stored_chips["uuid"].to_numpy()
@@ -184,8 +184,10 @@ def _unchanged(prompts: pa.Table, labels: pa.Table) -> NDArray[np.bool_]:
     return same
 
 
-def _positions(chips: pa.Table, profile: ChipProfile) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """EPSG code, ix and iy of stored chips."""
+def lattice_positions(
+    chips: pa.Table, profile: ChipProfile
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """EPSG code, ix and iy of stored chips (columns ``vhr_epsg`` and ``vhr_transform``), each of shape (n,)."""
     transforms = pc.list_flatten(chips["vhr_transform"]).to_numpy().reshape(-1, 6)
     epsgs = chips["vhr_epsg"].to_numpy().astype(np.int64)
     ix, iy = np.zeros(len(chips), np.int64), np.zeros(len(chips), np.int64)

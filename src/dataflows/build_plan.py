@@ -118,7 +118,7 @@ def plan(
     results = driver.execute(nodes, inputs={"since_snapshot": since_snapshot})
     chips, left = results["chip_plan"], None
     done, others = _done(config, chips)
-    met = {} if retry_errors else _failed_before(config, chips)
+    met = {} if retry_errors else failed_before(config, chips)
     if only_stale:
         # a failure older than the row has been overcome
         left = stale_plan(config, driver, chips)
@@ -187,7 +187,7 @@ def still_missing(config: BuildConfig, chips: pa.Table, planned_at: datetime) ->
 
 
 @dataclass(kw_only=True)
-class _Met:
+class Met:
     """Failures of one chip."""
 
     types: set[str]
@@ -196,15 +196,15 @@ class _Met:
     """When the last of them happened."""
 
 
-def _failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, _Met]:
+def failed_before(config: BuildConfig, chips: pa.Table) -> dict[str, Met]:
     """Planned chips that failed with these settings on the inputs they have now; what the network failed is no mark."""
     wanted = dict(zip(chips["uuid"].to_pylist(), chips["input_set"].to_pylist(), strict=True))
     where = f"uuid IS NOT NULL AND build_config = '{config.build_config}'"
-    met: dict[str, _Met] = {}
+    met: dict[str, Met] = {}
     columns = ["uuid", "input_set", "error_type", "occurred_at"]
     for row in lance_io.scan(config.store, "errors", columns, where).to_pylist():
         if wanted.get(row["uuid"]) == row["input_set"] and not is_transient_type(row["error_type"]):
-            found = met.setdefault(row["uuid"], _Met(types=set(), latest=row["occurred_at"]))
+            found = met.setdefault(row["uuid"], Met(types=set(), latest=row["occurred_at"]))
             found.types.add(row["error_type"])
             found.latest = max(found.latest, row["occurred_at"])
     return met

@@ -15,9 +15,10 @@ from dataflows.config import BuildConfig, from_mapping
 from dataflows.context_config import ContextConfig
 from dataflows.context_loop import run_context
 from dataflows.drawing import enable_notebook_display
-from dataflows.flow_inputs import build_inputs, context_inputs
+from dataflows.flow_inputs import build_inputs, context_inputs, mask_inputs
+from dataflows.generation_loop import AskedMasks, run_generation
 from dataflows.partition_loop import run_build
-from dataflows.run_summary import ContextSummary, RunSummary
+from dataflows.run_summary import ContextSummary, GenerationSummary, RunSummary
 from dataflows.stage_recipes import STAGE_SETTINGS, StageRecipes, stage_recipes
 from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
@@ -56,6 +57,10 @@ FLOWS: dict[str, Flow] = {
         ),
         outputs=("sample_write",),
     ),
+    "masks": Flow(
+        modules=(LOADERS["local"], "dataflows.sam_mask_factory", "dataflows.mask_generations"),
+        outputs=("generation_write",),
+    ),
     "context": Flow(modules=("dataflows.ingest_context",), outputs=("chip_context", "context_write")),
     "change": Flow(
         modules=("dataflows.spectral_change",),
@@ -89,10 +94,10 @@ def build_driver(name: str, config: BuildConfig | ContextConfig | Mapping[str, A
     """
     chosen = flow(name)
     modules, settings = list(chosen.modules), dict(config) if isinstance(config, Mapping) else {}
-    if name == "build" and config is not None:
+    if name in ("build", "masks") and config is not None:
         checked = config if isinstance(config, BuildConfig) else from_mapping(_plain(name, config))
         modules[modules.index(LOADERS["local"])] = _loader_of(checked.vhr, checked.msi)
-        settings = build_inputs(checked)
+        settings = build_inputs(checked) if name == "build" else mask_inputs(checked)
     elif name == "context" and config is not None:
         settings = context_inputs(_context_config(config))
     elif name == "change" and config is not None:
@@ -132,6 +137,29 @@ def plan_build(
     """What the build flow would do under ``config``; see :func:`dataflows.build_plan.plan`."""
     driver = build_driver("build", config)
     return plan(config, driver, retry_errors=retry_errors, since_snapshot=since_snapshot, only_stale=only_stale)
+
+
+def run_masks(
+    config: BuildConfig,
+    *,
+    where: str | None = None,
+    retry_errors: bool = False,
+    progress: Callable[[GenerationSummary], None] | None = None,
+) -> GenerationSummary:
+    """Answer the prompts of chips that are in the store again, under other settings of masks, as a new generation.
+
+    Args:
+        config: settings of the build, with the backend, options, refinement and thresholds of the generation.
+        where: Lance SQL over ``training_data``: only these chips.
+        retry_errors: take in chips that failed before with these settings.
+        progress: called with the summary whenever it changes.
+
+    Raises:
+        AegirError: the settings, the imagery or the store cannot be used; nothing was started.
+    """
+    asked = AskedMasks(where=where, retry_errors=retry_errors)
+    today = recipes_today(asdict(config))
+    return run_generation(config, build_driver("masks", config), today, asked, progress=progress)
 
 
 def recipes_today(settings: Mapping[str, Any]) -> StageRecipes:

@@ -1,5 +1,6 @@
 """Settings of a flow under the names its nodes ask for."""
 
+from dataclasses import replace
 from typing import Any
 
 from dataflows import mask_backends
@@ -35,6 +36,16 @@ def build_inputs(config: BuildConfig) -> dict[str, Any]:
         "chip_profile": config.profile,
         "deduplication": config.deduplication_rule,
     }
+
+
+def mask_inputs(config: BuildConfig) -> dict[str, Any]:
+    """Settings of the flow ``masks``: those of a build that reads no multispectral imagery.
+
+    Raises:
+        UnknownNameError: the mask backend does not exist.
+    """
+    vhr_alone = {"msi": None, "chip_profile": replace(config.profile, msi_bands=())}
+    return build_inputs(config) | vhr_alone | {"stored_profile": config.profile}
 
 
 def context_inputs(config: ContextConfig) -> dict[str, Any]:

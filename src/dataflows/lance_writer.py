@@ -22,6 +22,8 @@ WITHOUT_DATA = frozenset({NodataError.__name__, NoImageryError.__name__})
 """Error types of chips that hold no data."""
 
 _IN_FORCE = {"retired_at": None, "retired_snapshot": None}
+_UNCALIBRATED = {"quality": None, "calibration": None}
+_WITHOUT_POINTS = {"positive_points": None, "negative_points": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,10 @@ def mask_table(mask_rows: list[dict[str, Any]], provenance: Provenance, chip_pro
         **_IN_FORCE,
     }
     rows = [
-        row | stamp | {"mask_id": str(uuid5(CHIP_NAMESPACE, f"{row['prompt_id']}|{row['uuid']}|{generation}|{recipe}"))}
+        _UNCALIBRATED
+        | row
+        | stamp
+        | {"mask_id": str(uuid5(CHIP_NAMESPACE, f"{row['prompt_id']}|{row['uuid']}|{generation}|{recipe}"))}
         for row in mask_rows
     ]
     return _table(rows, masks(chip_profile))
@@ -97,7 +102,7 @@ def prompt_table(prompts: pa.Table, training_samples: list[dict[str, Any]], prov
         row["input_set"] = made[row["uuid"]]
         place = label_place(row["label_table"], provenance.label_catalog, provenance.label_snapshot)
         row["label_catalog"], row["label_snapshot"] = place
-    return _table([row | stamp for row in rows], PROMPTS)
+    return _table([_WITHOUT_POINTS | row | stamp for row in rows], PROMPTS)
 
 
 @tag(stage="store")

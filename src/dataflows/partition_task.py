@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from hamilton.driver import Driver
 from numpy.typing import NDArray
 
-from dataflows.build_plan import BuildPlan
 from dataflows.lance_writer import Provenance
 from dataflows.memory import chip_shares
 from store.partition_rows import PartitionRows
@@ -23,6 +22,20 @@ from utils.retry import RetryPolicy, is_transient, is_transient_type
 
 READS = ("vhr_reads", "msi_reads")
 """Nodes that read pixels, and nothing else."""
+
+
+class Pending(Protocol):
+    """Part of a plan that tasks are cut from."""
+
+    @property
+    def pending(self) -> pa.Table:
+        """Chips to make, schema ``dataflows.chip_plan.CHIP_PLAN``."""
+        ...
+
+    @property
+    def prompts(self) -> pa.Table:
+        """Their prompts, schema ``dataflows.chip_plan.PROMPT_PLAN``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +85,7 @@ class PartitionOutcome:
     """Time it took, waits included."""
 
 
-def partition_tasks(build: BuildPlan, partition: int, *, most_chips: int) -> list[PartitionTask]:
+def partition_tasks(build: Pending, partition: int, *, most_chips: int) -> list[PartitionTask]:
     """The tasks of one partition: at most ``most_chips`` chips each, fewer with many prompts, in order of their ids."""
     chips = build.pending.filter(pc.equal(build.pending["partition"], pa.scalar(partition, pa.uint64())))
     chips = chips.sort_by("uuid").combine_chunks()
@@ -106,6 +119,7 @@ def run_partition(
     provenance: Provenance,
     policy: RetryPolicy,
     *,
+    output: str = "sample_write",
     reads: Callable[[], Mapping[str, Any]] | None = None,
 ) -> PartitionOutcome:
     """Make one task's rows; what fails, fails as rows of ``errors``.
@@ -113,11 +127,12 @@ def run_partition(
     What the network failed is tried again after a wait: the whole task, or those of its chips that could not be read.
 
     Args:
-        driver: driver of the build flow.
-        made_once: results every partition shares.
-        task: the chips to make.
+        driver: of the flow.
+        made_once: results all tasks share.
+        task: what is to be made.
         provenance: what rows say of their origin.
-        policy: how the network's failures are tried again.
+        policy: how often to try again.
+        output: node that hands the rows over and returns the receipt.
         reads: results of :data:`READS` for the task, where they were made ahead; further tries read anew.
 
     Raises:
@@ -130,7 +145,8 @@ def run_partition(
     while left is not None:
         try:
             ahead, reads = reads, None
-            made, receipt = _executed(driver, {**made_once, **(ahead() if ahead else {})}, left, provenance)
+            shared = {**made_once, **(ahead() if ahead else {})}
+            made, receipt = _executed(driver, shared, left, provenance, output)
         except Exception as error:  # whatever fails in one partition, the others go on
             if interrupted(error):
                 raise KeyboardInterrupt from error
@@ -174,20 +190,25 @@ def read_ahead(driver: Driver, made_once: Mapping[str, Any], task: PartitionTask
     Raises:
         AegirError: an imagery source cannot be used.
     """
-    overrides = {**made_once, "chip_plan": task.chips, "prompts": task.prompts}
-    found: Mapping[str, Any] = driver.execute(list(READS), overrides=overrides)
+    given, overrides = _work(driver, made_once, task)
+    found: Mapping[str, Any] = driver.execute(list(READS), inputs=given, overrides=overrides)
     return found
 
 
+def _work(driver: Driver, made_once: Mapping[str, Any], task: PartitionTask) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs and overrides that hand a task over: what one flow plans itself, another is given."""
+    work = {"chip_plan": task.chips, "prompts": task.prompts}
+    given = {name: table for name, table in work.items() if driver.graph.nodes[name].user_defined}
+    return given, {**made_once, **{name: table for name, table in work.items() if name not in given}}
+
+
 def _executed(
-    driver: Driver, made_once: Mapping[str, Any], task: PartitionTask, provenance: Provenance
+    driver: Driver, made_once: Mapping[str, Any], task: PartitionTask, provenance: Provenance, output: str
 ) -> tuple[PartitionRows, dict[str, int]]:
     rows = PartitionRows()
-    receipt: dict[str, int] = driver.execute(
-        ["sample_write"],
-        inputs={"partition": task.partition, "provenance": provenance, "commit_buffer": rows},
-        overrides={**made_once, "chip_plan": task.chips, "prompts": task.prompts},
-    )["sample_write"]
+    given, overrides = _work(driver, made_once, task)
+    inputs = {"partition": task.partition, "provenance": provenance, "commit_buffer": rows, **given}
+    receipt: dict[str, int] = driver.execute([output], inputs=inputs, overrides=overrides)[output]
     return rows, {name: count for name, count in receipt.items() if name != "partition"}
 
 

@@ -21,7 +21,7 @@ from utils.geo import reproject
 from utils.quality import iou
 from utils.types import IGNORE, ChipGrid
 
-_KEY = ("uuid", "input_set", "mask_recipe")
+_KEY = ("uuid", "input_set", "mask_recipe", "generation")
 _TILE_PX = 224
 _GAP_PX = 10
 _MOSTLY = 0.9
@@ -122,15 +122,17 @@ def _mask_and_box_iou(
     return iou(mask, truth), iou(_raster([asked.envelope], grid), truth)
 
 
-def _masks_by_chip(store: str) -> dict[tuple[str, ...], list[tuple[bytes, shapely.Geometry]]]:
-    """(Chip id, input set, mask recipe) → accepted masks and the geometry of their prompts."""
-    accepted = lance_io.scan(store, "masks", ["uuid", "mask_recipe", "prompt_id", "mask"], "verdict = 'accept'")
+def _masks_by_chip(store: str) -> dict[tuple[Any, ...], list[tuple[bytes, shapely.Geometry]]]:
+    """(Chip id, input set, mask recipe, generation) → accepted masks and the geometry of their prompts."""
+    columns = ["uuid", "mask_recipe", "generation", "prompt_id", "mask"]
+    accepted = lance_io.scan(store, "masks", columns, "verdict = 'accept'")
     prompts = lance_io.scan(store, "prompts", ["prompt_id", "geometry", "input_set"]).to_pylist()
     asked = {row["prompt_id"]: (shapely.from_wkb(row["geometry"]), row["input_set"]) for row in prompts}
-    found: dict[tuple[str, ...], list[tuple[bytes, shapely.Geometry]]] = {}
+    found: dict[tuple[Any, ...], list[tuple[bytes, shapely.Geometry]]] = {}
     for row in accepted.to_pylist():
         geometry, inputs = asked[row["prompt_id"]]
-        found.setdefault((row["uuid"], inputs, row["mask_recipe"]), []).append((row["mask"], geometry))
+        key = (row["uuid"], inputs, row["mask_recipe"], row["generation"])
+        found.setdefault(key, []).append((row["mask"], geometry))
     return found
 
 

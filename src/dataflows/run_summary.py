@@ -107,6 +107,44 @@ class RunSummary(FlowSummary):
 
 
 @dataclass(kw_only=True)
+class GenerationSummary(FlowSummary):
+    """What a run of the flow ``masks`` did."""
+
+    flow: str = "masks"
+    generation: int = 0
+    """Generation the masks belong to."""
+    backend: str = ""
+    """Mask backend."""
+    mask_recipe: str = ""
+    """Recipe of the masks."""
+    chips: int = 0
+    """Chips with prompts that were asked for."""
+    chips_skipped: int = 0
+    """Chips whose prompts this generation, or a build under the same recipe, has answered already."""
+    chips_failed_before: int = 0
+    """Chips left out because an earlier run failed on the same inputs; ``--retry-errors`` takes them in."""
+    chips_pending: int = 0
+    """Chips this run set out to do."""
+    chips_made: int = 0
+    """Chips done, committed or waiting to be."""
+    chips_made_elsewhere: int = 0
+    """Chips that another run did since the plan."""
+    chips_failed: int = 0
+    """Chips that failed in this run, those of failed partitions among them."""
+    masks_written: int = 0
+    """Rows committed to ``masks``."""
+    masks_retired: int = 0
+    """Masks whose label went while they were made; they are marked."""
+    masks: dict[str, int] = field(default_factory=lambda: {"accept": 0, "review": 0, "reject": 0, "not_in_chip": 0})
+    """Masks per verdict."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was asked for is there."""
+        return not (self.chips_failed or self.chips_failed_before)
+
+
+@dataclass(kw_only=True)
 class ContextSummary(FlowSummary):
     """What a run of the context flow did. A row is one target and one context table."""
 

@@ -14,7 +14,7 @@ from dataflows import drivers
 from dataflows.build_plan import BuildPlan
 from dataflows.config import BuildConfig
 from dataflows.context_config import ContextConfig
-from dataflows.run_summary import ContextSummary, RunSummary
+from dataflows.run_summary import ContextSummary, FlowSummary, RunSummary
 from store.lance_io import DEFAULT_STORE
 
 
@@ -37,7 +37,8 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed else "–/s", style="cyan")
 
 
-def _bar(*fields: str) -> Progress:
+def progress_bar(*fields: str) -> Progress:
+    """A bar on stderr: done/total, rate, ``fields`` of the task, time left."""
     counts = [TextColumn(f"{{task.fields[{name}]}} {name}", style="dim") for name in fields]
     return Progress(
         TextColumn("{task.description}"),
@@ -59,7 +60,7 @@ def build_with_progress(
     fail_fast: bool = False,
 ) -> RunSummary:
     """Run the build flow under a progress bar of chips: done/total, rate, skipped, failed."""
-    with _bar("skipped", "failed") as bar:
+    with progress_bar("skipped", "failed") as bar:
         task = bar.add_task("chips", total=None, skipped=0, failed=0)
 
         def show(summary: RunSummary) -> None:
@@ -85,7 +86,7 @@ def build_with_progress(
 
 def context_with_progress(config: ContextConfig) -> ContextSummary:
     """Run the context flow under a progress bar of rows: done/total, rate, skipped, failed."""
-    with _bar("skipped", "failed") as bar:
+    with progress_bar("skipped", "failed") as bar:
         task = bar.add_task("context", total=None, skipped=0, failed=0)
 
         def show(summary: ContextSummary) -> None:
@@ -102,7 +103,7 @@ def context_with_progress(config: ContextConfig) -> ContextSummary:
 
 def sample_with_progress(root: Path, size: str, seed: int) -> dict[str, Any]:
     """Generate the sample region under a progress bar of files; returns what the flow reports."""
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"sample region ({size})", total=None)
         receipt = drivers.run_sample(
             root=root,
@@ -167,10 +168,10 @@ def print_summary(summary: RunSummary) -> None:
         rows["elsewhere"] = f"{summary.chips_made_elsewhere} chips were made by another run meanwhile"
     if summary.retried:
         rows["retried"] = f"{summary.retried} times, because the network failed"
-    _print_rows(summary, rows)
+    print_rows(summary, rows)
 
 
-def _print_rows(summary: RunSummary | ContextSummary, rows: dict[str, str]) -> None:
+def print_rows(summary: FlowSummary, rows: dict[str, str]) -> None:
     """Show what a run did, how long it took and where, and how to see what failed."""
     table = Table(title=f"run {summary.run_id}: {summary.status}", show_header=False)
     for name, value in (rows | {"time": f"{summary.seconds:.1f} s", "store": summary.store}).items():
@@ -190,7 +191,7 @@ def print_context_summary(summary: ContextSummary) -> None:
         "failed": f"{summary.failed} features, targets and partitions, {summary.failed_before} failed before",
         "partitions": f"{summary.partitions_done} of {summary.partitions}, {summary.partitions_failed} failed",
     }
-    _print_rows(summary, rows)
+    print_rows(summary, rows)
 
 
 def print_change(found: dict[str, Any]) -> None:

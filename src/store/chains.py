@@ -21,7 +21,7 @@ _PIXELS = {
     "vhr_image_chip", "msi_image_chip", "msi_scl", "msi_mask", "generated_mask", "prompt_geometry", "footprint",
 }  # fmt: skip
 _JSON = ("config", "recipes", "code", "inputs", "packages", "counts")
-_GEOMETRY = ("geometry", "label_geometry")
+_GEOMETRY = ("geometry", "label_geometry", "positive_points", "negative_points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,7 @@ def _times(table: lance.LanceDataset) -> dict[int, datetime]:
 def _chip_chain(moment: _Moment, chip: dict[str, Any]) -> dict[str, Any]:
     prompts = _prompts(moment, f"uuid = '{chip['uuid']}' AND input_set = {literal(chip['input_set'])}")
     made = f"uuid = '{chip['uuid']}' AND mask_recipe = {literal(chip['mask_recipe'])}"
+    made += f" AND generation = {chip['generation']:d}"
     masks = moment.rows("masks", _columns("masks", but={"mask", "outline", "transform"}, uri=moment.uri), made)
     asked = {prompt["prompt_id"] for prompt in prompts}
     masks = [mask for mask in masks if mask["prompt_id"] in asked]
@@ -183,7 +184,8 @@ def _prompts(moment: _Moment, where: str) -> list[dict[str, Any]]:
     """Prompts with a hash in place of each geometry."""
     rows = moment.rows("prompts", _columns("prompts", but=set(), uri=moment.uri), where)
     for row in rows:
-        for name in _GEOMETRY:
+        # tables of earlier schema versions have no points
+        for name in set(_GEOMETRY) & row.keys():
             row[f"{name}_digest"] = digest((row.pop(name) or b"").hex())
     return rows
 

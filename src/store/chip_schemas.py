@@ -184,7 +184,17 @@ def masks(profile: ChipProfile | None = None) -> pa.Schema:
         column("mask_recipe", pa.string(), "Hash of code and settings that made it."),
         column("verdict", pa.string(), "accept, review, reject or not_in_chip."),
         column("flags", pa.list_(pa.string()), "Reasons and remarks: clipped, point_only, empty, below_score, …"),
-        column("score", pa.float32(), "Score the verdict rests on; uncalibrated.", unit="0-1"),
+        column("score", pa.float32(), "Score of the mask; uncalibrated.", unit="0-1"),
+        column(
+            "quality",
+            pa.float32(),
+            "Quality the verdict rests on; null where only the score is known.",
+            unit="0-1",
+            null=True,
+        ),
+        column(
+            "calibration", pa.string(), "Version of the calibration behind quality; null is uncalibrated.", null=True
+        ),
         column("scores", pa.map_(pa.string(), pa.float32()), "Named scores behind it.", unit="0-1"),
         column("area_m2", pa.float32(), "Area of the refined mask, its part beyond the chip included.", unit="m²"),
         column(
@@ -221,6 +231,22 @@ PROMPTS = table_schema(
         column("kind", pa.string(), "point, box or polygon."),
         column("geometry", pa.binary(), "WKB prompt, margin applied.", axes="lon, lat", crs=LONLAT),
         column("label_geometry", pa.binary(), "WKB label as the lake holds it.", axes="lon, lat", crs=LONLAT),
+        column(
+            "positive_points",
+            pa.binary(),
+            "WKB multi-point on the object, beside the prompt's geometry; null without any.",
+            axes="lon, lat",
+            crs=LONLAT,
+            null=True,
+        ),
+        column(
+            "negative_points",
+            pa.binary(),
+            "WKB multi-point off the object; null without any.",
+            axes="lon, lat",
+            crs=LONLAT,
+            null=True,
+        ),
         column("margin_share", pa.float32(), "Margin added on each side of a label's box.", unit="share of that side"),
         column("clipped", pa.bool_(), "Whether the prompt reaches beyond the chip."),
         column("input_set", pa.string(), "Inputs of the chip it was a prompt of (training_data.input_set)."),

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from utils.types import ChipProfile
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised by every change of a column's name, type or meaning."""
 
 LONLAT = "EPSG:4326"

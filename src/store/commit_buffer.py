@@ -60,6 +60,8 @@ class CommitBuffer:
         self._failures: list[Failure] = []
         self.written = 0
         """Rows of ``training_data`` committed so far."""
+        self.masks_written = 0
+        """Rows of ``masks`` committed so far."""
 
     @property
     def full(self) -> bool:
@@ -110,7 +112,8 @@ class CommitBuffer:
         for name in ("prompts", "masks"):
             parts = [table for rows in waiting for table in getattr(rows, name)]
             if parts:
-                self._write(name, pa.concat_tables(parts), fence)
+                receipt = self._write(name, pa.concat_tables(parts), fence)
+                self.masks_written += (receipt.inserted + receipt.updated) * (name == "masks")
             for rows in waiting:
                 setattr(rows, name, [])
         samples = [table for rows in waiting for table in rows.samples]

@@ -117,5 +117,17 @@ STEPS: Final[Mapping[int, Step]] = {
             )
         },
     ),
+    2: Step(
+        added={
+            "masks": (
+                Added(field=pa.field("quality", pa.float32())),
+                Added(field=pa.field("calibration", pa.string())),
+            ),
+            "prompts": (
+                Added(field=pa.field("positive_points", pa.binary())),
+                Added(field=pa.field("negative_points", pa.binary())),
+            ),
+        },
+    ),
 }
 """Version → the step to the next one."""

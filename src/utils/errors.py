@@ -32,7 +32,8 @@ taken out of it (:mod:`utils.redaction`).
     │   │   └── BandTypeError       a band's data type cannot be used
     │   ├── SceneClassError         a scene classification holds other values than its classes
     │   ├── GridError               two rasters that must share a pixel grid do not
-    │   └── NodataError             a chip holds too few valid pixels
+    │   ├── NodataError             a chip holds too few valid pixels
+    │   └── ImageryChangedError     a chip reads differently than when it was made
     ├── MaskError                   a mask backend cannot draw masks
     │   └── DeviceMemoryError       one image or one prompt does not fit into the memory of the model's device
     ├── WorkerLostError             a worker process died, again and again, on one task
@@ -189,6 +190,10 @@ class GridError(ImageryError):
 
 class NodataError(ImageryError):
     """A chip holds too few valid pixels."""
+
+
+class ImageryChangedError(ImageryError):
+    """A chip that is in the store reads differently than when it was made."""
 
 
 class MaskError(AegirError):

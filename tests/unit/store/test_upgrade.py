@@ -1,4 +1,4 @@
-"""Stores of schema version 1 become version 2 in place: honest values, the same rows and ids, killed or not."""
+"""Stores of earlier schema versions become this one in place: honest values, the same rows and ids, killed or not."""
 
 import shutil
 from dataclasses import replace
@@ -16,7 +16,8 @@ from store.upgrade import check, outdated
 from support.store_rows import SMALL, rows_for
 from utils.errors import StoreConflictError, StoreError, StoreNotWritableError, TableNotFoundError, UpgradeError
 
-FROZEN = Path(__file__).parents[2] / "data" / "store_v1"
+DATA = Path(__file__).parents[2] / "data"
+FROZEN = DATA / "store_v1"
 NAMES = sorted(path.stem for path in FROZEN.glob("*.lance"))
 STATISTICS = ("ndvi_chip", "ndvi_inside", "ndvi_ring", "br_chip", "br_inside", "br_ring")
 
@@ -26,12 +27,22 @@ def old(tmp_path):
     return Path(shutil.copytree(FROZEN, tmp_path / "store"))
 
 
+@pytest.fixture(params=[1, 2])
+def any_old(request, tmp_path):
+    """A store of each earlier version, and that version."""
+    return Path(shutil.copytree(DATA / f"store_v{request.param}", tmp_path / "store")), request.param
+
+
 def everything(uri, table):
     return lance_io.open_table(uri, table).scanner(with_row_id=True).to_table().sort_by("_rowid")
 
 
-def upgraded(uri):
-    return [upgrade.upgrade(uri, table) for table in NAMES]
+def upgraded(uri, names=NAMES):
+    return [upgrade.upgrade(uri, table) for table in names]
+
+
+def tables_of(uri):
+    return sorted(path.stem for path in uri.glob("*.lance"))
 
 
 def cloudy(uri):
@@ -49,19 +60,21 @@ def cloudy(uri):
     return rows["uuid"].to_pylist(), scl
 
 
-def test_every_table_reaches_this_version(old):
-    assert outdated(old, NAMES) == NAMES
-    before = {table: everything(old, table) for table in NAMES}
-    done = {one.table: one for one in upgraded(old)}
-    assert outdated(old, NAMES) == []
-    for table in NAMES:
+def test_every_table_reaches_this_version(any_old):
+    old, version = any_old
+    names = tables_of(old)
+    assert outdated(old, names) == names
+    before = {table: everything(old, table) for table in names}
+    done = {one.table: one for one in upgraded(old, names)}
+    assert outdated(old, names) == []
+    for table in names:
         found = lance_io.open_table(old, table).schema
         profile = profile_of(found) if b"profile" in found.metadata else None
         wanted = schema_for(table, profile)
         lance_io.check_schema(old, table, found, wanted)
         assert found.metadata == wanted.metadata
         assert {field.name: field.metadata for field in found} == {field.name: field.metadata for field in wanted}
-        assert (done[table].found, done[table].reached) == (1, SCHEMA_VERSION)
+        assert (done[table].found, done[table].reached) == (version, SCHEMA_VERSION)
         assert set(done[table].columns_added) == set(wanted.names) - set(before[table].column_names)
 
 
@@ -75,6 +88,22 @@ def test_rows_ids_and_unchanged_columns_stay(old):
         assert after.select(kept).cast(before[table].select(kept).schema).equals(before[table].select(kept))
     indexes = lance_io.open_table(old, "training_data").describe_indices()
     assert sorted((index.name, index.num_rows_indexed) for index in indexes) == [("s2_cell_idx", 60), ("uuid_idx", 60)]
+
+
+def test_version_two_gains_quality_and_points_and_nothing_else(tmp_path):
+    """Null in every old row; all that was there, ids and row ids included, is as it was."""
+    old = Path(shutil.copytree(DATA / "store_v2", tmp_path / "store"))
+    names = tables_of(old)
+    before = {table: everything(old, table) for table in names}
+    added = {one.table: one.columns_added for one in upgraded(old, names)}
+    points = ("positive_points", "negative_points")
+    assert added == dict.fromkeys(names, ()) | {"masks": ("quality", "calibration"), "prompts": points}
+    for table in names:
+        after = everything(old, table)
+        kept = before[table].column_names
+        assert after.select(kept).cast(before[table].schema).equals(before[table])
+        assert all(after[name].null_count == len(after) for name in added[table])
+    assert {one.rows for one in upgraded(old, ["masks", "prompts"])} == {18}
 
 
 def test_pixels_are_not_written_again(old):
@@ -191,7 +220,9 @@ def test_a_half_upgraded_table_is_not_written_to(old, monkeypatch):
     monkeypatch.setattr(upgrade, "_reach", dying)
     with pytest.raises(KeyboardInterrupt):
         upgrade.upgrade(old, "prompts")
-    with pytest.raises(StoreError, match=r"schema version 1, this is version 2.*python -m store upgrade"):
+    with pytest.raises(
+        StoreError, match=rf"schema version 1, this is version {SCHEMA_VERSION}.*python -m store upgrade"
+    ):
         lance_io.write(old, "prompts", rows_for("prompts"))
 
 
@@ -257,22 +288,23 @@ def test_tables_of_others_and_versions_without_a_step_are_refused(tmp_path):
 
 def test_a_step_that_does_not_lead_to_the_schema_is_told(old, monkeypatch):
     wrong = Step(added={"masks": (Added(field=pa.field("retired_at", pa.string())),)})
-    monkeypatch.setattr(upgrade, "STEPS", {1: wrong})
+    monkeypatch.setattr(upgrade, "STEPS", {**STEPS, 1: wrong})
     with pytest.raises(UpgradeError, match=r"missing: \['retired_snapshot'\].*of another type: \['retired_at'\]"):
         upgrade.upgrade(old, "masks")
     assert outdated(old, ["masks"]) == ["masks"]
 
 
-def test_a_third_version_is_one_more_step(old, monkeypatch):
-    """Two steps in a row, with a toy third version of ``splits``."""
-    third = schema_for("splits").append(pa.field("note", pa.string(), nullable=False))
-    third = third.with_metadata(third.metadata | {b"schema_version": b"3"})
-    steps = {**STEPS, 2: Step(added={"splits": (Added(field=third.field("note"), value="none"),)})}
+def test_the_next_version_is_one_more_step(old, monkeypatch):
+    """All steps in a row, with a toy next version of ``splits``."""
+    new = SCHEMA_VERSION + 1
+    later = schema_for("splits").append(pa.field("note", pa.string(), nullable=False))
+    later = later.with_metadata(later.metadata | {b"schema_version": str(new).encode()})
+    steps = {**STEPS, SCHEMA_VERSION: Step(added={"splits": (Added(field=later.field("note"), value="none"),)})}
     monkeypatch.setattr(upgrade, "STEPS", steps)
-    monkeypatch.setattr(upgrade, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(upgrade, "schema_for", lambda table, profile=None: third)
+    monkeypatch.setattr(upgrade, "SCHEMA_VERSION", new)
+    monkeypatch.setattr(upgrade, "schema_for", lambda table, profile=None: later)
     done = upgrade.upgrade(old, "splits")
-    assert (done.found, done.reached, done.columns_added) == (1, 3, ("note",))
+    assert (done.found, done.reached, done.columns_added) == (1, new, ("note",))
     assert lance_io.open_table(old, "splits").to_table()["note"].to_pylist() == ["none"]
 
 
