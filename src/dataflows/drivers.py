@@ -18,7 +18,7 @@ from dataflows.drawing import enable_notebook_display
 from dataflows.flow_inputs import build_inputs, context_inputs
 from dataflows.partition_loop import run_build
 from dataflows.run_summary import ContextSummary, RunSummary
-from dataflows.stage_recipes import STAGE_SETTINGS, StageRecipes, stage_recipes
+from dataflows.stage_recipes import NEW_SETTINGS, STAGE_SETTINGS, StageRecipes, stage_recipes
 from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
 
@@ -145,7 +145,7 @@ def recipes_today(settings: Mapping[str, Any]) -> StageRecipes:
         UnknownNameError: the imagery source or mask backend does not exist any more.
     """
     needed = {"vhr", "msi", *(name for names in STAGE_SETTINGS.values() for name in names)}
-    missing = sorted(needed - settings.keys())
+    missing = sorted(needed - settings.keys() - NEW_SETTINGS.keys())
     if missing:
         raise ConfigError(f"the settings do not say {', '.join(missing)}; give all with --config")
     modules = list(flow("build").modules)
