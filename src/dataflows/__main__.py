@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from dataflows import DEFAULT_CONFIG
-from dataflows._mask_commands import compare_options, explore_options, masks_options
+from dataflows._mask_commands import calibrate_options, compare_options, explore_options, masks_options
 from utils.errors import AegirError, ConfigError
 from utils.failures import interrupted
 
@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
 
     explore_options(commands)
+    calibrate_options(commands)
     _change_options(commands.add_parser("change", help="index differences between two dates of one folder"))
     indices = commands.add_parser("indices", help="print the spectral indices and scene classes as Markdown tables")
     indices.set_defaults(command=_indices)

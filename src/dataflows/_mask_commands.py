@@ -53,3 +53,24 @@ def compare_options(command: argparse.ArgumentParser) -> None:
         "--tolerance-px", type=float, metavar="N", help="boundary pixels within N pixels of each other match"
     )
     command.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def calibrate_options(commands: Any) -> None:
+    """The subcommand ``calibrate``."""
+    calibrate = commands.add_parser("calibrate", help="fit mask quality on a store's masks with truth")
+    calibrate.add_argument("--store", action="append", help="LanceDB store with masks; may be given several times")
+    calibrate.add_argument(
+        "--truth", action="append", required=True, type=Path, help="GeoJSON of true polygons, per store"
+    )
+    calibrate.add_argument("--out", required=True, type=Path, help="file to write; settings name it as `calibration`")
+    calibrate.add_argument("--name", action="append", default=[], help="name of the data (default the truth files)")
+    calibrate.add_argument("--seed", action="append", default=[], type=int, help="seed behind generated data")
+    calibrate.add_argument("--least", type=int, default=30, metavar="N", help="fewest masks to fit on (default 30)")
+    calibrate.add_argument("--json", action="store_true", help="print the result as JSON")
+    calibrate.set_defaults(command=_calibrate)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from dataflows.calibrate_command import run_calibrate  # noqa: PLC0415
+
+    return run_calibrate(arguments)

@@ -39,6 +39,7 @@ _MADE_ONCE = (
     "mask_segmenter",
     "refinement_steps",
     "verdict_thresholds",
+    "quality_calibration",
     "split_rule",
 )
 

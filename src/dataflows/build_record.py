@@ -30,6 +30,7 @@ def described_run(config: BuildConfig, build: BuildPlan, driver: Driver, manifes
         | {
             "datasets": {name: manifest.key for name, manifest in manifests.items()},
             "weights": found.weights,
+            "calibration": found.calibration,
             "schema_version": SCHEMA_VERSION,
         },
     )

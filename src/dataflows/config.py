@@ -11,6 +11,7 @@ from dataflows._settings import field_value, listed, section
 from dataflows._settings_file import beside, catalog_beside, file_values
 from dataflows.memory import most_chips
 from store.area_of_interest import is_wkt
+from store.calibration_files import DEFAULT, calibration_version
 from store.catalogue_place import sealed
 from store.dataset_manifests import stated_manifests
 from store.ducklake_labels import LabelTable
@@ -28,7 +29,7 @@ _NOT_IN_ROWS = {
     "background_near_ratio", "background_far_ratio", "max_label_m", "storage_options",
     "engine", "workers", "ray_address", "memory_budget", "lease_s", "network_retries", "network_wait_s",
 }  # fmt: skip
-_PATHS = ("truth", "manifest")
+_PATHS = ("truth", "manifest", "calibration")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,8 @@ class BuildConfig:
     """Settings of ``utils.refinement.RefinementSteps``."""
     thresholds: Mapping[str, Any] = field(default_factory=dict)
     """Settings of ``utils.quality.Thresholds``."""
+    calibration: str | None = DEFAULT
+    """How scores become quality: a file of ``python -m dataflows calibrate``, ``default``, or None: uncalibrated."""
     margin_share: float = 0.0
     """Margin added to a label's box on each side, as a share of that side."""
     point_box_m: float = 15.0
@@ -248,6 +251,7 @@ class BuildConfig:
         """Settings that decide what a row holds; what is read and which chips are chosen is not among them."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_IN_ROWS} | {
             "mask_options": mask_backends.shaping(self.mask_options),
+            "calibration": calibration_version(self.calibration),
             "vhr_source": self.vhr["source"],
             "msi_source": self.msi["source"] if self.msi else None,
         }
@@ -304,7 +308,7 @@ def load(path: str | Path, *, labels_only: bool = False, **changes: Any) -> Buil
         )
     values = file_values(file, "build")
     for name in _PATHS:
-        if values.get(name) and not str(values[name]).startswith("table:"):
+        if values.get(name) and values[name] != DEFAULT and not str(values[name]).startswith("table:"):
             values[name] = beside(file, name, values[name])
     _place_labels(file, values)
     for name in ("vhr", "msi"):

@@ -19,7 +19,7 @@ from dataflows.flow_inputs import build_inputs, context_inputs, mask_inputs
 from dataflows.generation_loop import AskedMasks, run_generation
 from dataflows.partition_loop import run_build
 from dataflows.run_summary import ContextSummary, GenerationSummary, RunSummary
-from dataflows.stage_recipes import STAGE_SETTINGS, StageRecipes, stage_recipes
+from dataflows.stage_recipes import NEW_SETTINGS, STAGE_SETTINGS, StageRecipes, stage_recipes
 from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
 
@@ -173,7 +173,7 @@ def recipes_today(settings: Mapping[str, Any]) -> StageRecipes:
         UnknownNameError: the imagery source or mask backend does not exist any more.
     """
     needed = {"vhr", "msi", *(name for names in STAGE_SETTINGS.values() for name in names)}
-    missing = sorted(needed - settings.keys())
+    missing = sorted(needed - settings.keys() - NEW_SETTINGS.keys())
     if missing:
         raise ConfigError(f"the settings do not say {', '.join(missing)}; give all with --config")
     modules = list(flow("build").modules)

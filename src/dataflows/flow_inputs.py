@@ -19,7 +19,7 @@ def build_inputs(config: BuildConfig) -> dict[str, Any]:
         raise UnknownNameError("mask backend", config.mask_backend, mask_backends.names())
     same = (
         "catalog", "snapshot", "aoi", "keep_undated", "store", "vhr_acquired", "halo_px", "min_valid_fraction",
-        "mask_backend", "margin_share", "point_box_m", "min_overlap", "max_label_m",
+        "mask_backend", "calibration", "margin_share", "point_box_m", "min_overlap", "max_label_m",
         "background_near_ratio", "background_far_ratio",
         "partition_level", "split_level", "guard_m", "h3_resolution",
     )  # fmt: skip

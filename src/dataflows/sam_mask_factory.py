@@ -5,15 +5,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import shapely
 from hamilton.function_modifiers import extract_fields, tag
+from numpy.typing import NDArray
 
 from dataflows import mask_backends
 from dataflows._settings import section
+from dataflows.mask_calibration import UNCALIBRATED, MaskCalibration, for_backend
+from store.calibration_files import calibration_at
 from utils.errors import AegirError, MaskError
 from utils.failures import Failure
 from utils.geo import reproject
+from utils.mask_scores import mask_scores
 from utils.quality import Thresholds, mask_score, verdict
 from utils.refinement import RefinementSteps, area_m2, outline, refine
 from utils.types import BatchedBackend, Mask, MaskBackend, Prompt, RasterChip, Verdict
@@ -26,7 +31,11 @@ class JudgedMask:
     mask: Mask
     """The mask on the chip's own grid, without halo."""
     score: float
-    """What the verdict rests on, 0 to 1, uncalibrated."""
+    """Mean of its scores, 0 to 1, uncalibrated."""
+    quality: float
+    """What the verdict rests on, 0 to 1: the IoU to expect, or the score where no calibration holds."""
+    calibration: str | None
+    """Version of the calibration behind ``quality``; None where none holds."""
     verdict: Verdict
     """accept, review, reject or not_in_chip."""
     reasons: tuple[str, ...]
@@ -113,12 +122,44 @@ def refined_masks(raw_masks: dict[str, list[Mask]], refinement_steps: Refinement
 
 
 @tag(stage="masks")
+def quality_calibration(
+    calibration: str | None,
+    mask_segmenter: MaskBackend,
+    mask_options: dict[str, Any],
+    refinement_steps: RefinementSteps,
+) -> MaskCalibration:
+    """How scores of this build's masks become quality.
+
+    Raises:
+        CalibrationError: the settings name a calibration that cannot be read.
+    """
+    return for_backend(calibration_at(calibration), mask_segmenter, mask_options, refinement_steps)
+
+
+@tag(stage="masks")
 def judged_masks(
-    refined_masks: dict[str, list[Mask]], verdict_thresholds: Thresholds, halo_px: int
+    refined_masks: dict[str, list[Mask]],
+    vhr_chips: dict[str, RasterChip],
+    chip_prompts: dict[str, list[Prompt]],
+    prompts: pa.Table,
+    quality_calibration: MaskCalibration,
+    verdict_thresholds: Thresholds,
+    halo_px: int,
 ) -> dict[str, list[JudgedMask]]:
-    """Each mask cut to its chip, with score and verdict."""
+    """Each mask cut to its chip, with scores, quality and verdict."""
+    stated = dict(zip(prompts["prompt_id"].to_pylist(), prompts["area_m2"].to_pylist(), strict=True))
     return {
-        uuid: [_judged(mask, verdict_thresholds, halo_px) for mask in masks] for uuid, masks in refined_masks.items()
+        uuid: [
+            _judged(
+                _scored(mask, vhr_chips[uuid], prompt, stated[prompt.prompt_id], halo_px),
+                prompt.kind,
+                quality_calibration,
+                verdict_thresholds,
+                halo_px,
+            )
+            for mask, prompt in zip(masks, chip_prompts[uuid], strict=True)
+        ]
+        for uuid, masks in refined_masks.items()
     }
 
 
@@ -152,14 +193,34 @@ def _complete(masks: list[Mask], asked: list[Prompt], backend: str) -> list[Mask
     return masks
 
 
-def _judged(mask: Mask, limits: Thresholds, halo_px: int) -> JudgedMask:
-    rows, columns = mask.data.shape
-    core = mask.data[halo_px : rows - halo_px, halo_px : columns - halo_px]
+def _scored(mask: Mask, chip: RasterChip, prompt: Prompt, stated_m2: float | None, halo_px: int) -> Mask:
+    """``mask`` with the scores its chip tells beside the backend's, and flagged where it lies in the halo alone."""
+    core = _core(mask, halo_px)
     flags = mask.flags if core.any() or "empty" in mask.flags else tuple(sorted({*mask.flags, "not_in_chip"}))
-    score, area = mask_score(mask.scores, flags), area_m2(mask)
-    decision, reasons = verdict(score, flags, area, limits)
-    cut = replace(mask, data=core.copy(), grid=mask.grid.padded(-halo_px), flags=flags)
-    return JudgedMask(mask=cut, score=score, verdict=decision, reasons=reasons, area_m2=area)
+    return replace(mask, scores=mask.scores | mask_scores(mask, chip, prompt, stated_m2=stated_m2), flags=flags)
+
+
+def _core(mask: Mask, halo_px: int) -> NDArray[np.bool_]:
+    rows, columns = mask.data.shape
+    return mask.data[halo_px : rows - halo_px, halo_px : columns - halo_px]
+
+
+def _judged(mask: Mask, kind: str, calibration: MaskCalibration, limits: Thresholds, halo_px: int) -> JudgedMask:
+    score, area = mask_score(mask.scores, mask.flags), area_m2(mask)
+    quality, version = calibration.quality(kind, mask.scores, mask.flags)
+    flags = mask.flags if version is not None else tuple(sorted({*mask.flags, UNCALIBRATED}))
+    trusted = score if quality is None else quality
+    decision, reasons = verdict(trusted, flags, area, limits, scores=mask.scores)
+    cut = replace(mask, data=_core(mask, halo_px).copy(), grid=mask.grid.padded(-halo_px), flags=flags)
+    return JudgedMask(
+        mask=cut,
+        score=score,
+        quality=trusted,
+        calibration=version,
+        verdict=decision,
+        reasons=reasons,
+        area_m2=area,
+    )
 
 
 def _mask_row(uuid: str, judged: JudgedMask) -> dict[str, Any]:
@@ -170,6 +231,8 @@ def _mask_row(uuid: str, judged: JudgedMask) -> dict[str, Any]:
         "verdict": judged.verdict,
         "flags": sorted({*mask.flags, *judged.reasons}),
         "score": judged.score,
+        "quality": judged.quality,
+        "calibration": judged.calibration,
         "scores": sorted(mask.scores.items()),
         "area_m2": judged.area_m2,
         "mask": mask.data.astype("uint8").tobytes() if filled else None,

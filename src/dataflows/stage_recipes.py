@@ -8,6 +8,7 @@ from hamilton.driver import Driver
 
 from dataflows import mask_backends
 from store import imagery
+from store.calibration_files import calibration_version
 from store.lineage import recipe, stage_code
 
 STAGES = ("image", "mask", "index")
@@ -22,10 +23,22 @@ STAGE_TAGS = {
 
 STAGE_SETTINGS = {
     "image": ("chip_px", "gsd_m", "halo_px", "msi_bands", "msi_px", "min_valid_fraction"),
-    "mask": ("mask_backend", "mask_options", "refinement", "thresholds", "margin_share", "point_box_m", "min_overlap"),
+    "mask": (
+        "mask_backend",
+        "mask_options",
+        "refinement",
+        "thresholds",
+        "calibration",
+        "margin_share",
+        "point_box_m",
+        "min_overlap",
+    ),
     "index": ("h3_resolution", "partition_level", "split_level", "split_fractions", "guard_m"),
 }
 """Stage → settings that shape its part of a row."""
+
+NEW_SETTINGS = {"calibration": None}
+"""Settings that runs of earlier versions did not record, and what they did then."""
 
 _ROWS = ("sample_table", "mask_table", "prompt_table")
 _REGISTRIES = ("store.imagery:_SOURCES", "dataflows.mask_backends:_BACKENDS")
@@ -43,6 +56,8 @@ class StageRecipes:
     """Stage → setting → value."""
     weights: dict[str, str] | None
     """Name → SHA-256 of the mask backend's files of weights; None where it has none."""
+    calibration: str | None
+    """Version of the calibration of quality; None where the settings name none."""
 
 
 def stage_recipes(settings: Mapping[str, Any], driver: Driver) -> StageRecipes:
@@ -58,7 +73,9 @@ def stage_recipes(settings: Mapping[str, Any], driver: Driver) -> StageRecipes:
     Raises:
         UnknownNameError: the imagery source or the mask backend does not exist.
         ConfigError: a file of weights cannot be read.
+        CalibrationError: the calibration cannot be read.
     """
+    settings = NEW_SETTINGS | dict(settings)
     sources = {settings[kind]["source"] for kind in ("vhr", "msi") if settings[kind]}
     backend, options = settings["mask_backend"], dict(settings["mask_options"])
     besides = {
@@ -66,7 +83,7 @@ def stage_recipes(settings: Mapping[str, Any], driver: Driver) -> StageRecipes:
         "mask": {mask_backends.place(backend)},
         "index": set(),
     }
-    weights = mask_backends.weights(backend, **options)
+    weights, version = mask_backends.weights(backend, **options), calibration_version(settings["calibration"])
     recipes: dict[str, str] = {}
     code: dict[str, dict[str, dict[str, str]]] = {}
     chosen: dict[str, dict[str, Any]] = {}
@@ -77,10 +94,11 @@ def stage_recipes(settings: Mapping[str, Any], driver: Driver) -> StageRecipes:
         chosen[stage] = {name: settings[name] for name in STAGE_SETTINGS[stage]}
         if stage == "mask":
             chosen[stage]["mask_options"] = mask_backends.shaping(options)
-        told = chosen[stage] | ({"weights": weights} if stage == "mask" else {})
+        # files are known by their content
+        told = chosen[stage] | ({"weights": weights, "calibration": version} if stage == "mask" else {})
         recipes[stage] = recipe(code[stage], told, *upstream)
         upstream = (recipes[stage],)
-    return StageRecipes(recipes=recipes, code=code, settings=chosen, weights=weights)
+    return StageRecipes(recipes=recipes, code=code, settings=chosen, weights=weights, calibration=version)
 
 
 def stage_functions(driver: Driver, stage: str) -> set[str]:

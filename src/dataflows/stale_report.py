@@ -179,6 +179,8 @@ def _reasons(stage: str, inputs: Mapping[str, Any], today: StageRecipes, stale: 
     found = []
     if stage == "mask" and "weights" in inputs and inputs["weights"] != today.weights:
         found.append(f"weights: {_short(inputs['weights'])} then, {_short(today.weights)} now")
+    if stage == "mask" and "calibration" in inputs and inputs["calibration"] != today.calibration:
+        found.append(f"calibration: {inputs['calibration'] or 'none'} then, {today.calibration or 'none'} now")
     if inputs.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
         found.append(f"schema version: {inputs['schema_version']} then, {SCHEMA_VERSION} now")
     position = STAGES.index(stage)

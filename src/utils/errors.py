@@ -204,6 +204,10 @@ class DeviceMemoryError(MaskError):
     """One image, or one prompt, does not fit into the memory of the model's device."""
 
 
+class CalibrationError(AegirError):
+    """A calibration of mask quality cannot be read, or not be fitted on what is there."""
+
+
 class WorkerLostError(AegirError):
     """A worker process died, again and again, on one task."""
 

@@ -13,6 +13,7 @@ The margin rule
     ===========  =============================================  ==================================
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -126,6 +127,43 @@ def jittered_box(geometry: Geometry, share: float, rng: np.random.Generator) -> 
     xs = sorted((west + moves[0], east + moves[2]))
     ys = sorted((south + moves[1], north + moves[3]))
     return shapely.box(xs[0], ys[0], xs[1], ys[1])
+
+
+def perturbed(prompt: Prompt, share: float = 0.05) -> list[Prompt]:
+    """``prompt`` as four hurried annotators would have given it: scaled by 1 ± 2·``share``, shifted by ±``share``.
+
+    Every edge of the box moves by ``share`` of the side across it. Points on and off the object move with it; a bare
+    point, which has no side, only stays where it is. The mean IoU of a mask with the masks of these prompts is the score
+    ``stability`` (:func:`utils.quality.agreement`).
+
+    Args:
+        prompt: in any CRS; an earlier mask is kept as it is.
+        share: of the sides, 0 to ½.
+
+    Raises:
+        ConfigError: ``share`` is outside 0 to ½.
+    """
+    if not 0 <= share < 0.5:
+        raise ConfigError(f"share is {share}; prompts move by 0 to ½ of their sides")
+    west, south, east, north = prompt.bounds
+    centre = np.array([(west + east) / 2, (south + north) / 2])
+    moves = ((1 + 2 * share, 0.0), (1 - 2 * share, 0.0), (1.0, share), (1.0, -share))
+    return [_moved(prompt, centre, scale, shift * np.array([east - west, north - south])) for scale, shift in moves]
+
+
+def _moved(prompt: Prompt, centre: NDArray[np.float64], scale: float, shift: NDArray[np.float64]) -> Prompt:
+    def placed(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(centre + scale * (xy - centre) + shift)
+
+    def points(found: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        return tuple((float(x), float(y)) for x, y in placed(np.array(found).reshape(-1, 2)))
+
+    return replace(
+        prompt,
+        geometry=shapely.transform(prompt.geometry, placed),
+        positive=points(prompt.positive),
+        negative=points(prompt.negative),
+    )
 
 
 def to_pixels(geometry: Geometry, grid: ChipGrid) -> Geometry:

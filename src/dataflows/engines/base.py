@@ -42,7 +42,7 @@ class WorkerSpec:
     @property
     def key(self) -> str:
         """Names the worker's state: one run, one state."""
-        return digest([self.provenance.run_id, self.config.build_config])
+        return digest([self.provenance.run_id, self.provenance.build_config])
 
 
 @dataclass(frozen=True, kw_only=True)
