@@ -63,8 +63,8 @@ bench: .venv/.dev
 
 lock: .venv/.dev
 	@uv=$$(command -v uv || echo $(BIN)/uv); test -x "$$uv" || $(BIN)/python -m pip install --quiet uv; \
-	options="--quiet --universal --no-header --python-version 3.11 --upgrade"; \
-	$$uv pip compile $$options pyproject.toml --group dev --extra sam --extra ray -o requirements-dev.txt >/dev/null && \
+	options="--quiet --universal --no-header --python-version 3.11 --upgrade --prerelease disallow"; \
+	$$uv pip compile $$options pyproject.toml --group dev --extra sam --extra sam2 --extra sam_hf --extra ray -o requirements-dev.txt >/dev/null && \
 	$$uv pip compile $$options pyproject.toml -c requirements-dev.txt -o requirements.txt >/dev/null
 
 clean:
