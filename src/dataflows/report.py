@@ -55,7 +55,7 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
         TableNotFoundError: the store has no such table.
         ConfigError: the truth file cannot be read.
     """
-    known = _Truth(read_features(truth))
+    known = Truth.read(truth)
     dataset = lance_io.open_table(store, table)
     shape = profile_of(dataset.schema)
     columns = ["generated_mask", "footprint", "vhr_epsg", "vhr_transform", "vhr_acquired_at", *_KEY]
@@ -70,7 +70,7 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
                 epsg=row["vhr_epsg"], transform=tuple(row["vhr_transform"]), height=shape.height, width=shape.width
             )
             objects = known.on(grid, shapely.from_wkb(row["footprint"]), row["vhr_acquired_at"].date())
-            wanted = _raster(objects, grid)
+            wanted = rasterised(objects, grid)
             mask = np.frombuffer(row["generated_mask"], np.uint8).reshape(wanted.shape)
             hits += int(((mask == 1) & wanted & (mask != IGNORE)).sum())
             union += int((((mask == 1) | wanted) & (mask != IGNORE)).sum())
@@ -85,8 +85,17 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
     )
 
 
-class _Truth:
+class Truth:
     """Truth polygons, found by place and day."""
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Truth":
+        """Polygons of a GeoJSON file; the property ``built``, an ISO day, is optional.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        return cls(read_features(path))
 
     def __init__(self, features: list[tuple[dict[str, Any], shapely.Geometry]]) -> None:
         self._built = [_day(properties.get("built")) for properties, _ in features]
@@ -117,9 +126,9 @@ def _mask_and_box_iou(
     wanted = [pv for pv in objects if pv.intersects(asked)]
     if not wanted:
         return None
-    truth = _raster(wanted, grid)
+    truth = rasterised(wanted, grid)
     mask = np.frombuffer(pixels, np.uint8).reshape(truth.shape) > 0
-    return iou(mask, truth), iou(_raster([asked.envelope], grid), truth)
+    return iou(mask, truth), iou(rasterised([asked.envelope], grid), truth)
 
 
 def _masks_by_chip(store: str) -> dict[tuple[Any, ...], list[tuple[bytes, shapely.Geometry]]]:
@@ -136,7 +145,8 @@ def _masks_by_chip(store: str) -> dict[tuple[Any, ...], list[tuple[bytes, shapel
     return found
 
 
-def _raster(objects: list[shapely.Geometry], grid: ChipGrid) -> NDArray[np.bool_]:
+def rasterised(objects: list[shapely.Geometry], grid: ChipGrid) -> NDArray[np.bool_]:
+    """Pixels of ``grid`` whose centre lies in one of the objects, which are in its CRS; shape (rows, columns)."""
     if not objects:
         return np.zeros((grid.height, grid.width), bool)
     burnt = rasterize(objects, out_shape=(grid.height, grid.width), transform=grid.affine, dtype="uint8")
