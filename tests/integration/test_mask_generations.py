@@ -338,7 +338,7 @@ class TestComparison:
     def test_against_truth_every_mask_and_object_is_counted(self, region, capsys, tmp_path):
         made(region, capsys, *CHANGED)
         background = lance_io.scan(
-            region.settings["store"], "training_data", ["vhr_transform"], "chip_role = 'background_far'"
+            region.settings["store"], "training_data", ["vhr_transform"], "chip_role != 'labelled'"
         ).to_pylist()
         left, top = (background[0]["vhr_transform"][number] for number in (2, 5))
         truth = written_truth(tmp_path, [shapely.box(left + 5, top - 12, left + 11, top - 6), *mini_region.pv_boxes()])
