@@ -49,9 +49,9 @@ def compare_options(command: argparse.ArgumentParser) -> None:
         "--by", default="size,gsd,kind", help="groups, by comma: size, gsd, kind, backend (default size,gsd,kind)"
     )
     command.add_argument("--verdict", help="only masks of this verdict, or of several by comma: accept,review")
-    command.add_argument(
-        "--tolerance-px", type=float, metavar="N", help="boundary pixels within N pixels of each other match"
-    )
+    near = command.add_mutually_exclusive_group()
+    near.add_argument("--tolerance-px", type=float, metavar="N", help="boundaries within N pixels match (default 2)")
+    near.add_argument("--tolerance-m", type=float, metavar="N", help="likewise in metres")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -31,6 +31,7 @@ from utils.split import (
 )
 from utils.types import ChipProfile
 
+_POINTS = (("+", "positive_points"), ("-", "negative_points"))
 SALTS = 64
 """Salts compared when a store gets its split rule."""
 
@@ -70,9 +71,11 @@ PROMPT_PLAN = pa.schema(
         pa.field("capacity_mw", pa.float64()),
         pa.field("repairs", pa.list_(pa.string()), nullable=False),
         pa.field("merged", pa.map_(pa.string(), pa.float32()), nullable=False),
+        pa.field("positive_points", pa.binary(), metadata={"crs": "EPSG:4326"}),
+        pa.field("negative_points", pa.binary(), metadata={"crs": "EPSG:4326"}),
     ]
 )
-"""One row per prompt on a chip."""
+"""One row per prompt on a chip; points are multi-points beside its geometry, null without any."""
 
 
 @tag(stage="plan")
@@ -290,10 +293,12 @@ def chip_plan(
 
 
 def _input_sets(chips: pa.Table, prompts: pa.Table, scenes: list[pa.Table]) -> list[str]:
-    """Per chip: hash of its prompts' ids and geometry and of its scenes' files."""
+    """Per chip: hash of its prompts' ids, geometry and points and of its scenes' files."""
     asked: dict[str, list[str]] = defaultdict(list)
-    for row in prompts.select(["uuid", "prompt_id", "geometry"]).to_pylist():
-        asked[row["uuid"]].append(row["prompt_id"] + row["geometry"].hex())
+    for row in prompts.select(["uuid", "prompt_id", "geometry", "positive_points", "negative_points"]).to_pylist():
+        # a prompt without points has the hash it had before prompts could have any
+        points = [f"{sign}{row[name].hex()}" for sign, name in _POINTS if row[name] is not None]
+        asked[row["uuid"]].append("".join([row["prompt_id"], row["geometry"].hex(), *points]))
     files: dict[str, str] = {}
     for table in scenes:
         files |= dict(zip(table["scene_id"].to_pylist(), table["checksum"].to_pylist(), strict=True))

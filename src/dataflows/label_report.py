@@ -35,7 +35,10 @@ EXAMPLES = 3
 """Label ids shown per finding."""
 
 _TYPES = {0: "Point", 3: "Polygon", 4: "MultiPoint", 6: "MultiPolygon"}
-_MEANINGS = ("id", "geometry", "lon", "lat", "dataset", "installed_on", "area_m2", "capacity_mw", "h3_index")
+_MEANINGS = (
+    "id", "geometry", "lon", "lat", "dataset", "installed_on", "area_m2", "capacity_mw", "h3_index", "positive_points",
+    "negative_points",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -104,6 +107,10 @@ class SourceReport:
     """First and last date of installation."""
     dated: int = 0
     """Kept labels with a date."""
+    with_points: dict[str, int] = field(default_factory=dict)
+    """``positive``, ``negative`` → kept labels with points on, or off, the object beside their geometry."""
+    points: dict[str, int] = field(default_factory=dict)
+    """Likewise → those points."""
     h3_mismatches: int = 0
     """Kept labels whose H3 cell is not that of their centre."""
     in_area_if_swapped: int = 0
@@ -270,9 +277,19 @@ def _count_labels(batch: LabelBatch, rows: pa.Table, again: NDArray[np.bool_], r
     days = sorted(str(day) for day in dates if day is not None) + (report.installed or [])
     report.installed = [min(days), max(days)] if days else None
     report.dated += len(labels) - labels["installed_on"].null_count
+    _count_points(labels, report)
     cells = rows["h3_index"].take(pa.array(kept))
     if cells.null_count < len(cells):
         report.h3_mismatches += _h3_mismatches(geometry, cells)
+
+
+def _count_points(labels: pa.Table, report: SourceReport) -> None:
+    for sign in ("positive", "negative"):
+        held = labels[f"{sign}_points"].drop_null()
+        if len(held):
+            points = int(shapely.get_num_geometries(shapely.from_wkb(held.to_numpy())).sum())
+            report.with_points[sign] = report.with_points.get(sign, 0) + len(held)
+            report.points[sign] = report.points.get(sign, 0) + points
 
 
 def _summed(counts: dict[str, int], codes: NDArray[Any], names: dict[int, str]) -> dict[str, int]:

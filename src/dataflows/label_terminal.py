@@ -80,6 +80,10 @@ def _facts(source: SourceReport) -> dict[str, str]:
     }
     if source.suggestions:
         facts["perhaps"] = ", ".join(f"{key}: {name}" for key, name in source.suggestions.items())
+    if source.points:
+        facts["points"] = ", ".join(
+            f"{count:,} {sign} on {source.with_points[sign]:,} labels" for sign, count in source.points.items()
+        )
     if source.h3_mismatches:
         facts["H3"] = f"{source.h3_mismatches:,} labels are not in the cell their H3 index names"
     if source.in_area_if_swapped:

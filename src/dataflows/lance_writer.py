@@ -23,7 +23,6 @@ WITHOUT_DATA = frozenset({NodataError.__name__, NoImageryError.__name__})
 
 _IN_FORCE = {"retired_at": None, "retired_snapshot": None}
 _UNCALIBRATED = {"quality": None, "calibration": None}
-_WITHOUT_POINTS = {"positive_points": None, "negative_points": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ def prompt_table(prompts: pa.Table, training_samples: list[dict[str, Any]], prov
         row["input_set"] = made[row["uuid"]]
         place = label_place(row["label_table"], provenance.label_catalog, provenance.label_snapshot)
         row["label_catalog"], row["label_snapshot"] = place
-    return _table([_WITHOUT_POINTS | row | stamp for row in rows], PROMPTS)
+    return _table([row | stamp for row in rows], PROMPTS)
 
 
 @tag(stage="store")

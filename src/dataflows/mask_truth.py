@@ -14,10 +14,9 @@ import shapely
 from dataflows import mask_backends
 from dataflows._settings import section
 from dataflows.mask_calibration import mask_settings
-from dataflows.report import Truth, burnt
+from dataflows.truth import Truth, rasterised
 from store import lance_io
 from store.schemas import profile_of
-from store.vectors import read_features
 from utils.calibration import MeasuredMask, settings_recipe
 from utils.errors import CalibrationError
 from utils.geo import reproject
@@ -49,7 +48,7 @@ def measured_masks(store: str, truth: str | Path) -> MeasuredStore:
         TableNotFoundError: the store has no such table.
         ConfigError: the truth file cannot be read.
     """
-    known = Truth(read_features(truth))
+    known = Truth.read(truth)
     shape = profile_of(lance_io.open_table(store, "training_data").schema)
     days = {
         row["uuid"]: row["vhr_acquired_at"].date()
@@ -99,7 +98,7 @@ def _iou(pixels: bytes, prompt: shapely.Geometry, known: Truth, grid: ChipGrid, 
     wanted = [pv for pv in objects if pv.intersects(asked)]
     if not wanted:
         return 0.0
-    truth = burnt(wanted, grid)
+    truth = rasterised(wanted, grid)
     return iou(np.frombuffer(pixels, np.uint8).reshape(truth.shape) > 0, truth)
 
 

@@ -1,7 +1,6 @@
 """How good the masks of a store are against known truth, and a picture of some chips."""
 
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from rasterio.features import rasterize
 
+from dataflows.truth import Truth, rasterised
 from store import lance_io
 from store.schemas import profile_of
 from store.sql import literals
-from store.vectors import read_features
 from utils.errors import ConfigError, StoreError
 from utils.geo import reproject
 from utils.quality import iou
@@ -55,7 +53,7 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
         TableNotFoundError: the store has no such table.
         ConfigError: the truth file cannot be read.
     """
-    known = Truth(read_features(truth))
+    known = Truth.read(truth)
     dataset = lance_io.open_table(store, table)
     shape = profile_of(dataset.schema)
     columns = ["generated_mask", "footprint", "vhr_epsg", "vhr_transform", "vhr_acquired_at", *_KEY]
@@ -70,7 +68,7 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
                 epsg=row["vhr_epsg"], transform=tuple(row["vhr_transform"]), height=shape.height, width=shape.width
             )
             objects = known.on(grid, shapely.from_wkb(row["footprint"]), row["vhr_acquired_at"].date())
-            wanted = burnt(objects, grid)
+            wanted = rasterised(objects, grid)
             mask = np.frombuffer(row["generated_mask"], np.uint8).reshape(wanted.shape)
             hits += int(((mask == 1) & wanted & (mask != IGNORE)).sum())
             union += int((((mask == 1) | wanted) & (mask != IGNORE)).sum())
@@ -85,30 +83,6 @@ def truth_scores(store: str, truth: str | Path, *, table: str = "training_data")
     )
 
 
-class Truth:
-    """Truth polygons, found by place and day."""
-
-    def __init__(self, features: list[tuple[dict[str, Any], shapely.Geometry]]) -> None:
-        self._built = [_day(properties.get("built")) for properties, _ in features]
-        self._shapes = [geometry for _, geometry in features]
-        self._tree = shapely.STRtree(self._shapes)
-
-    def on(self, grid: ChipGrid, footprint: shapely.Geometry, day: date) -> list[shapely.Geometry]:
-        """Polygons that touch a chip and stood on that day, in the CRS of its grid."""
-        near = self._tree.query(footprint, predicate="intersects")
-        built = [(i, self._built[i]) for i in near]
-        return [reproject(self._shapes[i], 4326, grid.epsg) for i, when in built if when is None or when <= day]
-
-
-def _day(text: object) -> date | None:
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(str(text))
-    except ValueError as error:
-        raise ConfigError(f"truth: `built` is {text!r}, which is no ISO 8601 day") from error
-
-
 def _mask_and_box_iou(
     pixels: bytes, prompt: shapely.Geometry, objects: list[shapely.Geometry], grid: ChipGrid
 ) -> tuple[float, float] | None:
@@ -117,9 +91,9 @@ def _mask_and_box_iou(
     wanted = [pv for pv in objects if pv.intersects(asked)]
     if not wanted:
         return None
-    truth = burnt(wanted, grid)
+    truth = rasterised(wanted, grid)
     mask = np.frombuffer(pixels, np.uint8).reshape(truth.shape) > 0
-    return iou(mask, truth), iou(burnt([asked.envelope], grid), truth)
+    return iou(mask, truth), iou(rasterised([asked.envelope], grid), truth)
 
 
 def _masks_by_chip(store: str) -> dict[tuple[Any, ...], list[tuple[bytes, shapely.Geometry]]]:
@@ -134,14 +108,6 @@ def _masks_by_chip(store: str) -> dict[tuple[Any, ...], list[tuple[bytes, shapel
         key = (row["uuid"], inputs, row["mask_recipe"], row["generation"])
         found.setdefault(key, []).append((row["mask"], geometry))
     return found
-
-
-def burnt(objects: list[shapely.Geometry], grid: ChipGrid) -> NDArray[np.bool_]:
-    """Pixels of ``grid`` whose centres lie in one of the polygons, which are in its CRS; shape (rows, columns)."""
-    if not objects:
-        return np.zeros((grid.height, grid.width), bool)
-    burnt = rasterize(objects, out_shape=(grid.height, grid.width), transform=grid.affine, dtype="uint8")
-    return np.asarray(burnt, bool)
 
 
 def contact_sheet(store: str, path: str | Path, *, chips: int = 8, table: str = "training_data") -> Path:

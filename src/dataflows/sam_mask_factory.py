@@ -79,6 +79,9 @@ def chip_prompts(prompts: pa.Table, vhr_chips: dict[str, RasterChip]) -> dict[st
     """Chip id → its prompts in the CRS of its grid; background chips have none."""
     found: dict[str, list[Prompt]] = defaultdict(list)
     for row in prompts.to_pylist():
+        if row["uuid"] not in vhr_chips:
+            continue
+        epsg = vhr_chips[row["uuid"]].grid.epsg
         found[row["uuid"]].append(
             Prompt(
                 prompt_id=row["prompt_id"],
@@ -86,6 +89,8 @@ def chip_prompts(prompts: pa.Table, vhr_chips: dict[str, RasterChip]) -> dict[st
                 kind=row["kind"],
                 geometry=shapely.from_wkb(row["utm_geometry"]),
                 dataset=row["dataset"],
+                positive=_points(row["positive_points"], epsg),
+                negative=_points(row["negative_points"], epsg),
             )
         )
     return {uuid: sorted(found[uuid], key=lambda prompt: prompt.prompt_id) for uuid in vhr_chips}
@@ -167,6 +172,13 @@ def judged_masks(
 def mask_rows(judged_masks: dict[str, list[JudgedMask]]) -> list[dict[str, Any]]:
     """One row of ``masks`` per prompt and chip, without id, recipe and run."""
     return [_mask_row(uuid, judged) for uuid, found in judged_masks.items() for judged in found]
+
+
+def _points(wkb: bytes | None, epsg: int) -> tuple[tuple[float, float], ...]:
+    """Points of a multi-point in longitude and latitude, in another CRS."""
+    if wkb is None:
+        return ()
+    return tuple((point.x, point.y) for point in shapely.get_parts(reproject(shapely.from_wkb(wkb), 4326, epsg)))
 
 
 def _segmented(

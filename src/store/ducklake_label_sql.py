@@ -5,7 +5,7 @@ from datetime import date
 from typing import Any
 
 from store.label_files import Relation
-from store.label_mapping import LabelTable, suggestions
+from store.label_mapping import POINTS, LabelTable, suggestions
 from store.sql import quoted_column
 from utils.errors import GeometryError, LabelTableError
 from utils.geo import Bounds, crs, reproject_bounds
@@ -85,7 +85,8 @@ def source_query(source: LabelSource, wanted: Wanted) -> tuple[str, list[Any]]:
         f"CAST(? AS VARCHAR) AS label_table, {wkb} AS geometry_wkb, {wkt} AS geometry_wkt, CAST(? AS VARCHAR) AS crs, "
         f"{dated} AS installed_on, {numbers['area_m2']} AS area_m2, {numbers['capacity_mw']} AS capacity_mw, "
         f"{_h3_sql(mapping, columns)} AS h3_index, "
-        f"{f'concat_ws({chr(39)},{chr(39)}, ' + ', '.join(unreadable) + ')' if unreadable else 'NULL'} AS unreadable "
+        f"{f'concat_ws({chr(39)},{chr(39)}, ' + ', '.join(unreadable) + ')' if unreadable else 'NULL'} AS unreadable, "
+        f"{', '.join(_points_sql(mapping, columns, key) for key in POINTS)} "
         f"FROM {source.relation.sql}"
     )
     parameters += [mapping.name, source.crs]
@@ -133,6 +134,27 @@ def geometry_sql(source: LabelSource) -> tuple[str, str, str, str]:
         f"label table {mapping.name}: column {mapping.geometry} is {kind}; "
         "geometry is GEOMETRY, BLOB (WKB) or VARCHAR (WKT)"
     )
+
+
+def _points_sql(mapping: LabelTable, columns: dict[str, str], key: str) -> str:
+    """WKB and WKT of a column of points, one of them null."""
+    name, nothing = getattr(mapping, key), ("CAST(NULL AS BLOB)", "CAST(NULL AS VARCHAR)")
+    kind = "" if name is None else columns[name].upper()
+    if name is None:
+        wkb, wkt = nothing
+    elif kind.startswith("GEOMETRY"):
+        wkb, wkt = f"CAST(ST_AsWKB({quoted_column(name)}) AS BLOB)", nothing[1]
+    elif kind == "BLOB":
+        wkb, wkt = quoted_column(name), nothing[1]
+    elif kind == "VARCHAR":
+        # an empty cell of a CSV is no point
+        wkb, wkt = nothing[0], f"nullif(trim({quoted_column(name)}), '')"
+    else:
+        raise LabelTableError(
+            f"label table {mapping.name}: column {name} is {columns[name]}; {key} are GEOMETRY, BLOB (WKB) or VARCHAR "
+            "(WKT)"
+        )
+    return f"{wkb} AS {key}_wkb, {wkt} AS {key}_wkt"
 
 
 def inside_sql(shape: str, box: Bounds, source: LabelSource) -> str:

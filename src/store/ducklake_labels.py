@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from store.ducklake import LAKE, table_columns
 from store.ducklake_label_sql import LabelSource, Wanted, geometry_sql, inside_sql, pushed_boxes, source_query
 from store.label_files import Relation, file_relation
-from store.label_mapping import LabelTable, resolved, stated_crs
+from store.label_mapping import POINTS, LabelTable, resolved, stated_crs
 from store.sql import quoted
 from utils.errors import CatalogEmptyError, ConfigError, LabelTableError
 from utils.geo import Bounds, crs, transformer
@@ -46,9 +46,13 @@ LAKE_LABELS = pa.schema(
         pa.field("capacity_mw", pa.float64()),
         pa.field("h3_index", pa.uint64()),
         pa.field("unreadable", pa.string(), metadata={"doc": "Columns with a value that cannot be read, by comma."}),
+        pa.field("positive_points_wkb", pa.binary()),
+        pa.field("positive_points_wkt", pa.string()),
+        pa.field("negative_points_wkb", pa.binary()),
+        pa.field("negative_points_wkt", pa.string()),
     ]
 )
-"""Labels as lake and files hold them, one geometry column filled, in the source's own CRS."""
+"""Labels as lake and files hold them, one column of each geometry filled, in the source's own CRS."""
 
 BATCH_ROWS = 1 << 16
 """Rows per batch of a stream."""
@@ -72,7 +76,19 @@ def label_source(connection: duckdb.DuckDBPyConnection, mapping: LabelTable, sna
     full = resolved(mapping, relation.columns)
     kind = relation.columns[full.geometry] if full.geometry else None
     needed = relation.needs_crs and kind is not None and kind.upper().startswith("GEOMETRY")
-    return LabelSource(mapping=full, relation=relation, crs=stated_crs(full, kind, needed=needed))
+    system = stated_crs(full, kind, needed=needed)
+    for name in (getattr(full, key) for key in POINTS):
+        own = relation.columns.get(name) if name is not None else None
+        if (
+            own is not None
+            and "'" in own
+            and not crs(system).equals(crs(stated_crs(full, own)), ignore_axis_order=True)
+        ):
+            raise LabelTableError(
+                f"label table {mapping.name}: column {name} is {own}, the label's geometry is in {crs(system).name}; "
+                "points are in the label's CRS"
+            )
+    return LabelSource(mapping=full, relation=relation, crs=system)
 
 
 def read_labels(

@@ -41,8 +41,12 @@ _LIKELY: dict[str, tuple[str, ...]] = {
     ),
     "area_m2": ("area_m2", "area", "area_sqm", "shape_area"),
     "capacity_mw": ("capacity_mw", "capacity", "mw", "power_mw"),
+    "positive_points": ("positive_points", "points_on", "foreground_points"),
+    "negative_points": ("negative_points", "points_off", "background_points"),
 }
-_OPTIONAL = ("dataset", "installed_on", "area_m2", "capacity_mw", "h3_index")
+POINTS = ("positive_points", "negative_points")
+"""Meanings of columns that hold points beside a label's geometry."""
+_OPTIONAL = ("dataset", "installed_on", "area_m2", "capacity_mw", "h3_index", *POINTS)
 _COLUMNS = ("id", "geometry", "lon", "lat", *_OPTIONAL)
 
 
@@ -86,6 +90,10 @@ class LabelTable:
     """Column of the capacity the dataset states, MW."""
     h3_index: str | None = None
     """Column of an H3 cell (number or hexadecimal text); compared with the geometry by ``labels check``."""
+    positive_points: str | None = None
+    """Column of points on the object: a point or multi-point, GEOMETRY, WKB or WKT, in the label's CRS."""
+    negative_points: str | None = None
+    """Column of points off the object, likewise."""
 
     def __post_init__(self) -> None:
         """Refuse a mapping that cannot be read."""
@@ -175,7 +183,8 @@ def resolved(mapping: LabelTable, columns: Mapping[str, str]) -> LabelTable:
     """
     full = _with_preset(mapping, columns)
     if full.geometry is None and full.lon is None and full.file is not None:
-        shapes = [name for name, kind in columns.items() if kind.upper().startswith("GEOMETRY")]
+        taken = {getattr(full, key) for key in POINTS}
+        shapes = [name for name, kind in columns.items() if kind.upper().startswith("GEOMETRY") and name not in taken]
         full = replace(full, geometry=shapes[0]) if len(shapes) == 1 else full
     absent = [name for name in (getattr(full, key) for key in _COLUMNS) if name is not None and name not in columns]
     if absent:

@@ -20,6 +20,7 @@ from utils.label_geometry import (
     repaired_geometry,
 )
 from utils.label_parsing import absent
+from utils.label_points import LabelPoints, all_positive, label_points, points_wkb
 
 LABELS = pa.schema(
     [
@@ -32,6 +33,8 @@ LABELS = pa.schema(
         pa.field("area_m2", pa.float64(), metadata={"unit": "m²", "doc": "As the dataset states it."}),
         pa.field("capacity_mw", pa.float64(), metadata={"unit": "MW", "doc": "As the dataset states it."}),
         pa.field("repairs", pa.list_(pa.string()), metadata={"doc": "Codes of utils.label_geometry.REPAIRS."}),
+        pa.field("positive_points", pa.binary(), metadata={"crs": "EPSG:4326", "doc": "Multi-point on the object."}),
+        pa.field("negative_points", pa.binary(), metadata={"crs": "EPSG:4326", "doc": "Multi-point off the object."}),
     ]
 )
 """Labels every later stage can trust: unique ids, valid geometry, EPSG:4326."""
@@ -130,7 +133,11 @@ def checked_batch(raw: pa.Table, rules: GeometryRules, area: shapely.Geometry | 
     outside = np.zeros(len(raw), bool)
     if area is not None:
         outside[live] = ~shapely.intersects(area, shapes.geometry[live])
-    rows = np.flatnonzero(live & ~outside)
+    points = {
+        name: _checked_points(raw, name, rules, shapes, live & ~outside)
+        for name in ("positive_points", "negative_points")
+    }
+    rows = np.flatnonzero(absent(shapes.reasons) & ~outside)
     index = pa.array(rows)
     columns = {
         "label_id": ids.take(index),
@@ -140,6 +147,10 @@ def checked_batch(raw: pa.Table, rules: GeometryRules, area: shapely.Geometry | 
         "geometry": pa.array(shapely.to_wkb(shapes.geometry[rows], include_srid=False), pa.binary()),
         **{name: raw[name].take(index).combine_chunks() for name in ("installed_on", "area_m2", "capacity_mw")},
         "repairs": repair_lists(shapes.repairs[rows]),
+        "positive_points": pa.array(
+            all_positive(shapes.geometry[rows], shapes.kinds[rows], points["positive_points"].points[rows]), pa.binary()
+        ),
+        "negative_points": pa.array(points_wkb(points["negative_points"].points[rows]), pa.binary()),
     }
     return LabelBatch(
         ids=ids,
@@ -148,6 +159,17 @@ def checked_batch(raw: pa.Table, rules: GeometryRules, area: shapely.Geometry | 
         outside=outside,
         labels=pa.Table.from_arrays([columns[name] for name in LABELS.names], schema=LABELS),
     )
+
+
+def _checked_points(
+    raw: pa.Table, name: str, rules: GeometryRules, shapes: RepairedGeometry, wanted: NDArray[np.bool_]
+) -> LabelPoints:
+    """Points of raw labels; wanted labels whose points cannot be used are refused."""
+    found = label_points(raw[f"{name}_wkb"], raw[f"{name}_wkt"], rules, name)
+    for row, problem in found.problems.items():
+        if wanted[row] and shapes.reasons[row] is None:
+            shapes.reasons[row], shapes.details[row] = "bad_points", problem
+    return found
 
 
 def repeated(ids: pa.ChunkedArray | pa.Array) -> NDArray[np.bool_]:

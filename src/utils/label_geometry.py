@@ -47,6 +47,7 @@ REASONS: dict[str, str] = {
     "no_place": "the geometry has no place in longitude and latitude; check the axis order and the CRS",
     "degrees": "coordinates look like degrees, the CRS is projected; correct `crs` of the label table",
     "antimeridian": "the geometry spans more than 180° of longitude; split it at the antimeridian",
+    "bad_points": "points on or off the object cannot be used; correct or empty that column",
     "outside_expected": "the geometry lies outside `expected_bbox_lonlat`, swapped or not; correct it, or the setting",
 }
 """Reason of refusal → what it means and what to do."""

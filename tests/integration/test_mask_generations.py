@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import rasterio
+import shapely
 
 from dataflows import drivers, report
 from dataflows.__main__ import main
@@ -18,11 +19,13 @@ from support import mini_region
 from support.kill_points import Kill, Point
 from support.killed_runs import moved, settings_file, small_region
 from support.run_process import RunProcess
+from utils.geo import reproject
+from utils.mask_comparison import mask_pair
 from utils.quality import iou
 
 CHANGED = ("--backend", "classical", "--set", "mask_options={growth_share: 0.3, core_share: 0.15}")
 WRITE = "CommitBuffer.flush > write masks"
-MERGE = f"{WRITE} > write_chosen masks > MergeInsertBuilder.execute"
+MERGE = "write_chosen masks > MergeInsertBuilder.execute"
 MASKS = ["mask_id", "prompt_id", "uuid", "generation", "backend", "mask_recipe", "verdict", "score", "mask", "scores"]
 
 
@@ -157,10 +160,7 @@ class TestNewGeneration:
         assert {"settings", "generation"} <= causes
 
     def test_the_report_against_truth_is_that_of_the_build(self, region, capsys, tmp_path):
-        truth = tmp_path / "truth.geojson"
-        shapes = [mini_region.reproject(box, mini_region.EPSG, 4326) for box in mini_region.pv_boxes()]
-        features = [{"type": "Feature", "properties": {}, "geometry": shape.__geo_interface__} for shape in shapes]
-        truth.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        truth = written_truth(tmp_path, mini_region.pv_boxes())
         before = report.truth_scores(region.settings["store"], truth)
         made(region, capsys, *CHANGED)
         assert report.truth_scores(region.settings["store"], truth) == before
@@ -304,6 +304,115 @@ class TestRefused:
         assert not (tmp_path / "none").exists()
 
 
+class TestComparison:
+    def test_two_generations_against_the_measures_by_hand(self, region, capsys):
+        made(region, capsys, *CHANGED)
+        dropped = masks(region, "generation = 0")[0]
+        lance_io.delete(region.settings["store"], "masks", [dropped["mask_id"]])
+        found = compared(region, capsys, "0", "1", "--by", "size,gsd,kind,backend")
+        sides = [
+            {(row["prompt_id"], row["uuid"]): pixels(row["mask"]).reshape(64, 64) for row in masks(region, where)}
+            for where in ("generation = 0", "generation = 1")
+        ]
+        both = sides[0].keys() & sides[1].keys()
+        pairs = [mask_pair(sides[0][key], sides[1][key], pixel_m2=0.09) for key in both]
+        kept = [pair for pair in pairs if not pair.both_empty]
+        overall = found["overall"]
+        assert (overall["pairs"], overall["only_first"], overall["only_second"]) == (len(kept), 0, 1)
+        assert overall["iou"] == pytest.approx(np.mean([pair.iou for pair in kept]))
+        assert overall["boundary_f1"] == pytest.approx(np.mean([pair.boundary.f1 for pair in kept]))
+        assert overall["area_ratio"] == pytest.approx(
+            sum(pair.first_m2 for pair in kept) / sum(pair.second_m2 for pair in kept)
+        )
+        assert 0.1 < overall["iou"] < 0.99
+        counts = ("pairs", "one_empty", "both_empty", "only_first", "only_second")
+        for groups in found["by"].values():
+            for name in counts:
+                assert sum(group[name] for group in groups.values()) == overall[name]
+        assert list(found["by"]["gsd"]) == ["0.3 m"]
+        assert set(found["by"]["backend"]) == {"classical / classical", "– / classical"}
+        turned = compared(region, capsys, "1", "0")["overall"]
+        assert turned["boundary_precision"] == pytest.approx(overall["boundary_recall"])
+        assert (turned["only_first"], turned["iou"]) == (1, pytest.approx(overall["iou"]))
+
+    def test_against_truth_every_mask_and_object_is_counted(self, region, capsys, tmp_path):
+        made(region, capsys, *CHANGED)
+        background = lance_io.scan(
+            region.settings["store"], "training_data", ["vhr_transform"], "chip_role != 'labelled'"
+        ).to_pylist()
+        left, top = (background[0]["vhr_transform"][number] for number in (2, 5))
+        truth = written_truth(tmp_path, [shapely.box(left + 5, top - 12, left + 11, top - 6), *mini_region.pv_boxes()])
+        found = compared(region, capsys, "0", "--truth", str(truth))
+        rows = masks(region, "generation = 0")
+        overall = found["overall"]
+        assert overall["pairs"] + overall["both_empty"] + overall["only_first"] == len(rows)
+        # labels of which the imagery shows nothing have no truth; a true object without a label has no mask
+        assert overall["only_first"] >= 6
+        lone = compared(region, capsys, "0", "--truth", str(written_truth(tmp_path, mini_region.pv_boxes())))
+        assert overall["only_second"] == lone["overall"]["only_second"] + 1
+        assert overall["iou"] == pytest.approx(lone["overall"]["iou"])
+        assert overall["iou"] > 0.8
+        accepted = compared(region, capsys, "classical", "--truth", str(truth), "--verdict", "accept")
+        assert accepted["first"].startswith("generation 1")
+        counted = accepted["overall"]
+        assert counted["pairs"] + counted["only_first"] + counted["both_empty"] == len(
+            masks(region, "generation = 1 AND verdict = 'accept'")
+        )
+
+    def test_its_mean_iou_of_accepted_masks_is_that_of_the_report(self, region, capsys, tmp_path):
+        truth = written_truth(tmp_path, mini_region.pv_boxes())
+        found = compared(region, capsys, "0", "--truth", str(truth), "--verdict", "accept")["overall"]
+        scores = report.truth_scores(region.settings["store"], truth)
+        assert found["pairs"] + found["only_first"] == scores.masks
+        assert found["only_first"] == scores.false_accepts
+        assert found["iou"] == pytest.approx(scores.mask_iou)
+
+    def test_the_table(self, region, capsys):
+        made(region, capsys, *CHANGED)
+        for unit, stated in (("px", "3 px"), ("m", "3 m")):
+            assert (
+                main(["compare-masks", "0", "1", "--store", region.settings["store"], f"--tolerance-{unit}", "3"]) == 0
+            )
+            text = capsys.readouterr().out
+            assert "generation 0 (classical) against generation 1 (classical)" in text
+            assert f"boundary tolerance {stated}" in text
+            assert "< 20 m²" in text
+
+    def test_masks_of_a_chip_that_was_made_again_are_outdated(self, region, capsys):
+        made(region, capsys, *CHANGED)
+        one = masks(region, "generation = 1")[0]["prompt_id"]
+        store = region.settings["store"]
+        lance_io.mark(store, "prompts", [one], {"created_at": "now()", "run_id": "'another'"})
+        lance_io.mark(
+            store,
+            "masks",
+            [row["mask_id"] for row in masks(region, f"generation = 0 AND prompt_id = '{one}'")],
+            {"created_at": "now()", "run_id": "'another'"},
+        )
+        found = compared(region, capsys, "0", "1")
+        assert (found["outdated_first"], found["outdated_second"], found["overall"]["only_first"]) == (0, 1, 1)
+        assert made(region, capsys, *CHANGED)["chips_made"] == 1
+        again = compared(region, capsys, "0", "1")
+        assert (again["outdated_second"], again["overall"]["only_first"]) == (0, 0)
+
+    @pytest.mark.parametrize(
+        ("more", "words"),
+        [
+            (("0",), "--truth"),
+            (("0", "7"), "known: 0, 1, classical"),
+            (("0", "0"), "both generation 0"),
+            (("0", "1", "--by", "colour"), "size"),
+            (("0", "1", "--verdict", "fine"), "accept"),
+            (("0", "1", "--tolerance-px", "-1"), "tolerance"),
+            (("0", "--truth", "/nowhere.geojson"), "nowhere"),
+        ],
+    )
+    def test_refused(self, region, capsys, more, words):
+        made(region, capsys, *CHANGED)
+        assert main(["compare-masks", *more, "--store", region.settings["store"]]) == 2
+        assert words in capsys.readouterr().err
+
+
 class TestKilled:
     @pytest.mark.parametrize(("call", "moment"), [(WRITE, "before"), (MERGE, "within"), (WRITE, "after")])
     def test_it_goes_on_where_it_was(self, region, capsys, tmp_path, call, moment):
@@ -348,6 +457,22 @@ class TestKilled:
         assert len({row["mask_id"] for row in found}) == len(found) == len(calm)
         assert [(row["prompt_id"], row["mask"], row["verdict"]) for row in sorted(found, key=_prompt)] == calm
         assert len(masks(region, f"generation = {numbers[2]}")) == len(calm)
+
+
+def compared(region, capsys, *more):
+    """What ``compare-masks --json`` printed."""
+    capsys.readouterr()
+    assert main(["compare-masks", *more, "--store", region.settings["store"], "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def written_truth(folder, boxes):
+    """GeoJSON of boxes in UTM metres."""
+    path = folder / "truth.geojson"
+    shapes = [reproject(box, mini_region.EPSG, 4326) for box in boxes]
+    features = [{"type": "Feature", "properties": {}, "geometry": shape.__geo_interface__} for shape in shapes]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
 
 
 def _prompt(row):

@@ -16,6 +16,7 @@ from dataflows import chip_plan as module
 from dataflows.config import from_mapping
 from dataflows.drivers import build_inputs
 from dataflows.label_deduplication import DISTINCT_LABELS as LABELS
+from store.fingerprint import digest
 from support.store_rows import replaced, rows_for
 from utils.errors import ConfigError, LabelsOutsideImageryError
 from utils.geo import ChipLattice, reproject, reproject_points, s2_cell_polygon
@@ -52,7 +53,8 @@ def rectangle(x, y, width, height):
     return shapely.box(LEFT + x * SIDE, BOTTOM + y * SIDE, LEFT + (x + width) * SIDE, BOTTOM + (y + height) * SIDE)
 
 
-def labels_of(*shapes, epsg=EPSG):
+def labels_of(*shapes, epsg=EPSG, points=()):
+    """Labels of these shapes; ``points``: number of a label → its points on and off the object, multi-points."""
     rows = [
         {
             "label_id": f"pv/{number}",
@@ -62,6 +64,11 @@ def labels_of(*shapes, epsg=EPSG):
             "geometry": shapely.to_wkb(reproject(shape, epsg, 4326)),
             "repairs": [],
             "merged": [],
+            **{
+                f"{sign}_points": shapely.to_wkb(reproject(found, epsg, 4326))
+                for sign, found in zip(("positive", "negative"), dict(points).get(number, ()), strict=False)
+                if found is not None
+            },
         }
         for number, shape in enumerate(shapes)
     ]
@@ -86,7 +93,7 @@ EVERYWHERE = rectangle(-30, -30, 60, 60)
 def planned(nodes, shapes, *, vhr=None, msi=None, profile=RGB, rule=RULE, epsg=EPSG, store="/nowhere", **changes):
     """Nodes of the plan for labels of these shapes."""
     inputs = SETTINGS | {
-        "labels": labels_of(*shapes, epsg=epsg),
+        "labels": labels_of(*shapes, epsg=epsg, points=changes.pop("points", ())),
         "vhr_scenes": scenes_of(("2023-06-14", EVERYWHERE)) if vhr is None else vhr,
         "msi_scenes": msi,
         "chip_profile": profile,
@@ -459,6 +466,38 @@ class TestPlan:
         scenes = scenes_of(("2023-06-14", EVERYWHERE))
         other = replaced(scenes, checksum=["another file"])
         assert not set(self.inputs_of(SPREAD, vhr=other).values()) & set(before.values())
+
+    def test_inputs_change_where_points_do(self):
+        before = self.inputs_of(SPREAD)
+        on, off = (
+            shapely.MultiPoint([SPREAD[0].centroid, shift]) for shift in ((LEFT + 1, BOTTOM + 1), (LEFT, BOTTOM))
+        )
+        found = [self.inputs_of(SPREAD, points={0: pair}) for pair in ((on,), (None, on), (on, off), (off, on))]
+        assert len({inputs[0, 0] for inputs in [before, *found]}) == 5
+        for inputs in found:
+            assert {at for at, key in inputs.items() if key != before[at]} == {(0, 0)}
+
+    def test_prompts_without_points_have_the_hash_they_always_had(self):
+        """Stores of earlier schema versions keep their chips: the formula of then, written out."""
+        scenes = scenes_of(("2023-06-14", EVERYWHERE))
+        found = planned(["chip_plan", "prompts"], SPREAD, vhr=scenes)
+        [file] = scenes["checksum"].to_pylist()
+        for row in found["chip_plan"].to_pylist():
+            own = [prompt for prompt in found["prompts"].to_pylist() if prompt["uuid"] == row["uuid"]]
+            asked = sorted(prompt["prompt_id"] + prompt["geometry"].hex() for prompt in own)
+            assert row["input_set"] == digest([asked, [file], []])
+
+    def test_points_go_with_every_prompt_of_their_label(self):
+        across, on = (
+            rectangle(0.8, 0.3, 0.4, 0.1),
+            shapely.MultiPoint([(LEFT + 70, BOTTOM + 25), (LEFT + 80, BOTTOM + 26)]),
+        )
+        prompts = planned("prompts", [across], points={0: (on,)}).to_pylist()
+        assert len(prompts) == 2
+        for row in prompts:
+            again = reproject(shapely.from_wkb(row["positive_points"]), 4326, EPSG)
+            np.testing.assert_allclose(shapely.get_coordinates(again), shapely.get_coordinates(on), atol=1e-7)
+            assert row["negative_points"] is None
 
     def test_prompts_of_one_label_on_two_chips_differ(self):
         prompts = planned("prompts", [rectangle(0.8, 0.3, 0.4, 0.1)])

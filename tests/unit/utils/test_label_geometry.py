@@ -209,6 +209,8 @@ def raw_table(texts, **columns):
         "area_m2": pa.nulls(n, pa.float64()),
         "capacity_mw": pa.nulls(n, pa.float64()),
         "unreadable": pa.nulls(n, pa.string()),
+        **{f"{name}_points_wkb": pa.nulls(n, pa.binary()) for name in ("positive", "negative")},
+        **{f"{name}_points_wkt": pa.nulls(n, pa.string()) for name in ("positive", "negative")},
     }
     return pa.table(given | columns)
 
