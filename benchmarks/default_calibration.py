@@ -1,7 +1,7 @@
 """Fits the calibration that comes with the package on generated sample regions, and writes it into the source tree.
 
-Each region is generated from its seed, built with the default settings, and its masks are held against its truth. Run it
-again whenever the default segmenter or refinement changes: a test says when.
+Each region is generated from its seed, built with the default settings, and its masks are held against its truth.
+Run it again whenever the default segmenter or refinement changes: a test says when.
 
     python benchmarks/default_calibration.py [--seeds 42 43 44] [--out FILE]
 """

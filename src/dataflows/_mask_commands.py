@@ -33,7 +33,9 @@ def calibrate_options(commands: Any) -> None:
     """The subcommand ``calibrate``."""
     calibrate = commands.add_parser("calibrate", help="fit mask quality on a store's masks with truth")
     calibrate.add_argument("--store", action="append", help="LanceDB store with masks; may be given several times")
-    calibrate.add_argument("--truth", action="append", required=True, type=Path, help="GeoJSON of true polygons, per store")
+    calibrate.add_argument(
+        "--truth", action="append", required=True, type=Path, help="GeoJSON of true polygons, per store"
+    )
     calibrate.add_argument("--out", required=True, type=Path, help="file to write; settings name it as `calibration`")
     calibrate.add_argument("--name", action="append", default=[], help="name of the data (default the truth files)")
     calibrate.add_argument("--seed", action="append", default=[], type=int, help="seed behind generated data")

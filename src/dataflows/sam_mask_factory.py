@@ -123,7 +123,10 @@ def refined_masks(raw_masks: dict[str, list[Mask]], refinement_steps: Refinement
 
 @tag(stage="masks")
 def quality_calibration(
-    calibration: str | None, mask_segmenter: MaskBackend, mask_options: dict[str, Any], refinement_steps: RefinementSteps
+    calibration: str | None,
+    mask_segmenter: MaskBackend,
+    mask_options: dict[str, Any],
+    refinement_steps: RefinementSteps,
 ) -> MaskCalibration:
     """How scores of this build's masks become quality.
 

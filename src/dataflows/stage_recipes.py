@@ -24,7 +24,13 @@ STAGE_TAGS = {
 STAGE_SETTINGS = {
     "image": ("chip_px", "gsd_m", "halo_px", "msi_bands", "msi_px", "min_valid_fraction"),
     "mask": (
-        "mask_backend", "mask_options", "refinement", "thresholds", "calibration", "margin_share", "point_box_m",
+        "mask_backend",
+        "mask_options",
+        "refinement",
+        "thresholds",
+        "calibration",
+        "margin_share",
+        "point_box_m",
         "min_overlap",
     ),
     "index": ("h3_resolution", "partition_level", "split_level", "split_fractions", "guard_m"),

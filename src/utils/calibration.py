@@ -4,8 +4,8 @@ Per backend, settings and kind of prompt two steps are fitted on masks with know
 
 1. *Combination.* A mean of the scores in :data:`COMBINED`, its weights by non-negative least squares of IoU on them
    (Lawson & Hanson 1974; :func:`scipy.optimize.nnls`), so that no score may count against a mask.
-2. *Isotonic regression* of IoU on that mean (:func:`scipy.optimize.isotonic_regression`; Zadrozny & Elkan 2002), over groups
-   of at least :data:`GROUP` neighbours, linear between the groups and level beyond them.
+2. *Isotonic regression* of IoU on that mean (:func:`scipy.optimize.isotonic_regression`; Zadrozny & Elkan 2002), over
+   groups of at least :data:`GROUP` neighbours, linear between the groups and level beyond them.
 
 ``quality`` is therefore the IoU to expect, in 0 to 1. Masks whose prompt lies on no object count with IoU 0, so that
 false labels lower it.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression, nnls
+from scipy.optimize import isotonic_regression, nnls  # type: ignore[import-untyped,unused-ignore]
 
 from utils.errors import CalibrationError
 from utils.quality import UNJUDGED
@@ -128,8 +128,8 @@ class Calibration:
     ) -> float | None:
         """Expected IoU of a mask, 0 to 1; None where nothing fitted tells.
 
-        An ``empty`` mask or one ``not_in_chip`` has quality 0 where its backend is calibrated; one without context, which
-        is only its prompt, is told nothing.
+        An ``empty`` mask or one ``not_in_chip`` has quality 0 where its backend is calibrated; one without context,
+        which is only its prompt, is told nothing.
         """
         found = self.entry(backend, kind, recipe)
         if found is None or "no_context" in flags:
@@ -165,13 +165,15 @@ def fitted(
                 entries.append(_fitted_entry(backend, recipe, kind, chosen))
     if not entries:
         raise CalibrationError(
-            f"{len(masks)} masks with truth are too few: a calibration needs {least_masks} of one backend and settings; "
-            "take more labels, or a larger area with truth"
+            f"{len(masks)} masks with truth are too few: a calibration needs {least_masks} of one backend and "
+            "settings; take more labels, or a larger area with truth"
         )
     return Calibration(entries=tuple(entries), data=tuple(data), protocol=protocol, seeds=tuple(seeds))
 
 
-def held_out_quality(masks: Sequence[MeasuredMask], *, folds: int = 5, least_masks: int = LEAST_MASKS) -> NDArray[np.float64]:
+def held_out_quality(
+    masks: Sequence[MeasuredMask], *, folds: int = 5, least_masks: int = LEAST_MASKS
+) -> NDArray[np.float64]:
     """Quality of each mask from a calibration fitted on the other groups, shape (n,); NaN where none tells.
 
     Whole groups (:attr:`MeasuredMask.group`) go into one fold: in the order of a hash of their names, in turn.
@@ -229,7 +231,9 @@ def _fitted_entry(backend: str, recipe: str, kind: str, masks: Sequence[Measured
     return replace(entry, knots=_knots(x[told], iou[told]), rank_correlation=correlation)
 
 
-def _weights(masks: Sequence[MeasuredMask], names: list[str], iou: NDArray[np.float64]) -> tuple[tuple[str, float], ...]:
+def _weights(
+    masks: Sequence[MeasuredMask], names: list[str], iou: NDArray[np.float64]
+) -> tuple[tuple[str, float], ...]:
     table = np.array([[mask.scores.get(name, np.nan) for name in names] for mask in masks])
     whole = np.isfinite(table).all(axis=1)
     # an intercept of either sign beside weights that are not negative

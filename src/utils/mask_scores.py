@@ -78,7 +78,7 @@ def solidity(mask: Bools) -> float:
 
 
 def valid_share(mask: Bools, valid: Bools, reach_px: float) -> float:
-    """Share of valid pixels in a mask and up to ``reach_px`` around it, 0 to 1; of the whole window for an empty one."""
+    """Share of valid pixels in a mask and up to ``reach_px`` around it, 0 to 1; of the whole window for no mask."""
     near = _grown(mask, reach_px) if mask.any() else np.ones_like(mask)
     return float(valid[near].mean()) if near.any() else 0.0
 

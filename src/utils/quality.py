@@ -107,8 +107,8 @@ def stability_from_logits(
 ) -> NDArray[np.float64]:
     """IoU of the masks a logit map gives at a threshold raised and lowered by ``offset``, 0 to 1.
 
-    The stability score of segment-anything (``calculate_stability_score``): the stricter mask lies within the laxer one,
-    so that their IoU is the ratio of their pixels. Where the laxer one is empty the score is 0; NaN is outside.
+    The stability score of segment-anything (``calculate_stability_score``): the stricter mask lies within the laxer
+    one, so that their IoU is the ratio of their pixels. Where the laxer one is empty the score is 0; NaN is outside.
 
     Args:
         logits: shape (…, rows, columns).
