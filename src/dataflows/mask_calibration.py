@@ -38,8 +38,8 @@ class MaskCalibration:
 def mask_settings(segmenter: MaskBackend, options: Mapping[str, Any], refinement: RefinementSteps) -> dict[str, Any]:
     """What shapes the masks of a backend: its settings with their defaults, hashes of its weights, refinement.
 
-    Options without effect on masks (device, batch sizes) are left out, and files are known by their content, so that the
-    same model elsewhere has the same settings.
+    Options without effect on masks (device, batch sizes) are left out, and files are known by their content, so that
+    the same model elsewhere has the same settings.
 
     Raises:
         ConfigError: a file of weights cannot be read.
