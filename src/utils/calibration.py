@@ -28,7 +28,9 @@ from utils.risk_coverage import spearman
 FORMAT = 1
 """Version of the layout of a calibration file."""
 
-COMBINED = ("predicted_iou", "logit_stability", "stability", "box_agreement", "contrast", "solidity")
+COMBINED = (
+    "predicted_iou", "logit_stability", "stability", "box_agreement", "contrast", "ring_contrast", "solidity",
+)  # fmt: skip
 """Scores that may enter the combination."""
 
 ANY_KIND = "any"

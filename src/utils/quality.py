@@ -16,7 +16,7 @@ from utils.types import Verdict
 
 Bools = NDArray[np.bool_]
 
-SCORE_PARTS = ("predicted_iou", "stability", "box_agreement", "contrast")
+SCORE_PARTS = ("predicted_iou", "stability", "box_agreement", "ring_contrast")
 """Scores whose mean is the mask's score, where they are known."""
 
 UNJUDGED = ("empty", "not_in_chip", "no_context")

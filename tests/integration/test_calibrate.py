@@ -43,7 +43,7 @@ def test_masks_are_measured_and_false_labels_count_as_nothing(built):
     assert (iou == 0).any()
     assert iou.max() > 0.85
     assert {mask.backend for mask in found.masks} == {"classical"}
-    assert all({"contrast", "stability", "box_agreement"} <= mask.scores.keys() for mask in found.masks)
+    assert all({"ring_contrast", "stability", "box_agreement"} <= mask.scores.keys() for mask in found.masks)
 
 
 def test_the_command_writes_a_calibration_the_next_run_uses(built, tmp_path, capsys):

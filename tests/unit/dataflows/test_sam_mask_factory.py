@@ -272,7 +272,13 @@ class TestQuality:
 
     def test_masks_read_from_the_chip_get_its_scores(self):
         found, _ = self.judged(NO_CALIBRATION)
-        assert {"contrast", "solidity", "valid_share", "box_agreement", "rectangularity"} <= found.mask.scores.keys()
+        assert {
+            "ring_contrast",
+            "solidity",
+            "valid_share",
+            "box_agreement",
+            "rectangularity",
+        } <= found.mask.scores.keys()
         assert found.mask.scores["box_agreement"] == pytest.approx(1.0)
 
     def test_the_area_a_label_states_counts(self):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from utils.mask_scores import contrast, mask_scores, solidity, valid_share, visible
+from utils.mask_scores import mask_scores, ring_contrast, solidity, valid_share, visible
 from utils.types import ChipGrid, Mask, Prompt, PromptKind, RasterChip
 
 SIDE = 40
@@ -60,7 +60,7 @@ class TestMaskScores:
         found = mask_scores(mask(square()), chip(panel_on_roof()), prompt(), stated_m2=100.0)
         assert found == pytest.approx(
             dict.fromkeys(
-                ("box_agreement", "rectangularity", "solidity", "contrast", "valid_share", "area_agreement"), 1.0
+                ("box_agreement", "rectangularity", "solidity", "ring_contrast", "valid_share", "area_agreement"), 1.0
             )
         )
 
@@ -84,7 +84,7 @@ class TestMaskScores:
 
     def test_colours_of_other_imagery_are_not_compared(self) -> None:
         other = replace(chip(), data=np.full((3, SIDE, SIDE), 900, np.uint16))
-        assert "contrast" not in mask_scores(mask(square()), other, prompt())
+        assert "ring_contrast" not in mask_scores(mask(square()), other, prompt())
 
     @settings(deadline=None, max_examples=60)
     @given(
@@ -101,16 +101,16 @@ class TestMaskScores:
 class TestContrast:
     def test_alike_is_nothing_and_unlike_is_one(self) -> None:
         everything = np.ones((SIDE, SIDE), np.bool_)
-        assert contrast(chip().data, square(), everything, 4.0) == pytest.approx(0.0)
-        assert contrast(panel_on_roof(), square(), everything, 4.0) == pytest.approx(1.0)
+        assert ring_contrast(chip().data, square(), everything, 4.0) == pytest.approx(0.0)
+        assert ring_contrast(panel_on_roof(), square(), everything, 4.0) == pytest.approx(1.0)
 
     def test_a_mask_off_its_object_stands_out_less(self) -> None:
         everything = np.ones((SIDE, SIDE), np.bool_)
-        assert contrast(panel_on_roof(), np.roll(square(), 8, axis=1), everything, 4.0) < 0.8  # type: ignore[operator]
+        assert ring_contrast(panel_on_roof(), np.roll(square(), 8, axis=1), everything, 4.0) < 0.8  # type: ignore[operator]
 
     def test_nothing_around_is_no_answer(self) -> None:
-        assert contrast(chip().data, np.ones((SIDE, SIDE), np.bool_), np.ones((SIDE, SIDE), np.bool_), 4.0) is None
-        assert contrast(chip().data, square(), square(), 4.0) is None
+        assert ring_contrast(chip().data, np.ones((SIDE, SIDE), np.bool_), np.ones((SIDE, SIDE), np.bool_), 4.0) is None
+        assert ring_contrast(chip().data, square(), square(), 4.0) is None
 
 
 class TestShape:

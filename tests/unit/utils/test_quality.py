@@ -147,14 +147,14 @@ class TestMaskScore:
     def test_is_the_mean_of_the_known_parts(self) -> None:
         scores = {"stability": 0.9, "box_agreement": 0.6, "rectangularity": 0.1}
         assert mask_score(scores) == pytest.approx(0.75)
-        assert mask_score(scores | {"contrast": 0.3}) == pytest.approx(0.6)
+        assert mask_score(scores | {"ring_contrast": 0.3}) == pytest.approx(0.6)
         assert mask_score(scores | {"predicted_iou": 0.3}) == pytest.approx(0.6)
 
     def test_nothing_known_is_zero(self) -> None:
         assert mask_score({"rectangularity": 0.9}) == 0.0
 
     def test_a_point_has_no_box_to_agree_with(self) -> None:
-        scores = {"stability": 0.9, "contrast": 0.6}
+        scores = {"stability": 0.9, "ring_contrast": 0.6}
         assert mask_score(scores, ("point_only",)) == pytest.approx(0.5)
 
     @pytest.mark.parametrize("flag", ["empty", "not_in_chip", "no_context"])
