@@ -22,7 +22,7 @@ def test_the_command_makes_the_file_in_the_package(tmp_path):
     made = calibration_at(str(out))
     assert [(one.backend, one.kind, one.settings_recipe) for one in made.entries] == [
         (one.backend, one.kind, one.settings_recipe) for one in shipped.entries
-    ], "fitted under other settings: run python benchmarks/default_calibration.py"
+    ], "fitted under other settings: run python benchmarks/default_calibration.py --write"
     x = np.linspace(0, 1, 51)
     for new, old in zip(made.entries, shipped.entries, strict=True):
         assert dict(new.weights) == pytest.approx(dict(old.weights), abs=0.02)

@@ -313,7 +313,7 @@ class TestQuality:
 
         default = node("default")
         assert default.calibration.entry("classical", "box", default.settings_recipe), (
-            "the default calibration was fitted under other settings: python benchmarks/default_calibration.py"
+            "the default calibration was fitted under other settings: python benchmarks/default_calibration.py --write"
         )
         assert node(None).calibration is None
         other = node("default", refinement={"close_m": 5})
