@@ -1,9 +1,9 @@
-"""Fits the calibration that comes with the package on generated sample regions, and writes it into the source tree.
+"""Fits the calibration that comes with the package on generated sample regions; ``--write`` puts it into the package.
 
-Each region is generated from its seed, built with the default settings, and its masks are held against its truth. Run it
-again whenever the default segmenter or refinement changes: a test says when.
+Each region is generated from its seed, built with the default settings, and its masks are held against its truth.
+Run it again whenever the default segmenter or refinement changes: a test says when.
 
-    python benchmarks/default_calibration.py [--seeds 42 43 44] [--out FILE]
+    python benchmarks/default_calibration.py [--seeds 42 43 44] [--write] [--out FILE]
 """
 
 import argparse
@@ -32,14 +32,16 @@ def built_region(root: Path, seed: int) -> tuple[str, Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--out", type=Path, default=TARGET)
+    parser.add_argument("--write", action="store_true", help=f"replace {TARGET.name} in the source tree")
+    parser.add_argument("--out", type=Path, help="write to this file instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         places = [built_region(Path(folder) / str(seed), seed) for seed in arguments.seeds]
         names = [f"sample region demo, seed {seed}" for seed in arguments.seeds]
         calibration, measured = calibrated(places, names=names, seeds=arguments.seeds)
-        calibration_files.write_calibration(calibration, arguments.out)
-        print_calibration(calibration, arguments.out, measured, figures(measured.masks))
+        target = arguments.out or (TARGET if arguments.write else Path(folder) / TARGET.name)
+        calibration_files.write_calibration(calibration, target)
+        print_calibration(calibration, target, measured, figures(measured.masks))
 
 
 if __name__ == "__main__":

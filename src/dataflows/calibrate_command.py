@@ -35,6 +35,7 @@ SHARE = 0.7
 """Share of masks kept in the figures."""
 
 _LEAST_FIGURES = 10
+_WIDTH = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +157,9 @@ def print_calibration(
     calibration: Calibration, path: Path, measured: MeasuredStore, found: Sequence[KindFigures]
 ) -> None:
     """Show what was fitted and how well it ranks."""
-    console = Console(markup=False, emoji=False)
+    plain = Console(markup=False, emoji=False)
+    # the figures of a kind stand in one line, wherever they are printed
+    console = Console(markup=False, emoji=False, width=max(plain.width, _WIDTH))
     fit = Table(title=f"calibration {calibration.version}, {len(measured.masks)} masks")
     for heading in ("backend", "prompt", "masks", "mean IoU", "weights"):
         fit.add_column(heading, no_wrap=heading != "weights")

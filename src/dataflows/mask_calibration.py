@@ -36,10 +36,10 @@ class MaskCalibration:
 
 
 def mask_settings(segmenter: MaskBackend, options: Mapping[str, Any], refinement: RefinementSteps) -> dict[str, Any]:
-    """What shapes the masks of a backend: its settings with their defaults, the hashes of its weights, refinement.
+    """What shapes the masks of a backend: its settings with their defaults, hashes of its weights, refinement.
 
-    Options without effect on masks (device, batch sizes) are left out, and files are known by their content, so that the
-    same model elsewhere has the same settings.
+    Options without effect on masks (device, batch sizes) are left out, and files are known by their content, so that
+    the same model elsewhere has the same settings.
 
     Raises:
         ConfigError: a file of weights cannot be read.
@@ -54,10 +54,15 @@ def mask_settings(segmenter: MaskBackend, options: Mapping[str, Any], refinement
     known = segmenter.name in mask_backends.names()
     return {
         "mask_backend": segmenter.name,
-        "mask_options": shaping,
+        "mask_options": {name: _plain(value) for name, value in shaping.items()},
         "weights": mask_backends.weights(segmenter.name, **options) if known else None,
-        "refinement": asdict(refinement),
+        "refinement": {name: _plain(value) for name, value in asdict(refinement).items()},
     }
+
+
+def _plain(value: object) -> object:
+    """1 and 1.0 are one setting."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def for_backend(

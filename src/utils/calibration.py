@@ -4,8 +4,8 @@ Per backend, settings and kind of prompt two steps are fitted on masks with know
 
 1. *Combination.* A mean of the scores in :data:`COMBINED`, its weights by non-negative least squares of IoU on them
    (Lawson & Hanson 1974; :func:`scipy.optimize.nnls`), so that no score may count against a mask.
-2. *Isotonic regression* of IoU on that mean (:func:`scipy.optimize.isotonic_regression`; Zadrozny & Elkan 2002), over groups
-   of at least :data:`GROUP` neighbours, linear between the groups and level beyond them.
+2. *Isotonic regression* of IoU on that mean (:func:`scipy.optimize.isotonic_regression`; Zadrozny & Elkan 2002), over
+   groups of at least :data:`GROUP` neighbours, linear between the groups and level beyond them.
 
 ``quality`` is therefore the IoU to expect, in 0 to 1. Masks whose prompt lies on no object count with IoU 0, so that
 false labels lower it.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression, nnls
+from scipy.optimize import isotonic_regression, nnls  # type: ignore[import-untyped,unused-ignore]
 
 from utils.errors import CalibrationError
 from utils.quality import UNJUDGED
@@ -28,7 +28,9 @@ from utils.risk_coverage import spearman
 FORMAT = 1
 """Version of the layout of a calibration file."""
 
-COMBINED = ("predicted_iou", "logit_stability", "stability", "box_agreement", "contrast", "solidity")
+COMBINED = (
+    "predicted_iou", "logit_stability", "stability", "box_agreement", "contrast", "ring_contrast", "solidity",
+)  # fmt: skip
 """Scores that may enter the combination."""
 
 ANY_KIND = "any"
@@ -128,8 +130,8 @@ class Calibration:
     ) -> float | None:
         """Expected IoU of a mask, 0 to 1; None where nothing fitted tells.
 
-        An ``empty`` mask or one ``not_in_chip`` has quality 0 where its backend is calibrated; one without context, which
-        is only its prompt, is told nothing.
+        An ``empty`` mask or one ``not_in_chip`` has quality 0 where its backend is calibrated; one without context,
+        which is only its prompt, is told nothing.
         """
         found = self.entry(backend, kind, recipe)
         if found is None or "no_context" in flags:
@@ -165,8 +167,8 @@ def fitted(
                 entries.append(_fitted_entry(backend, recipe, kind, chosen))
     if not entries:
         raise CalibrationError(
-            f"{len(masks)} masks with truth are too few: a calibration needs {least_masks} of one backend and settings; "
-            "take more labels, or a larger area with truth"
+            f"{len(masks)} masks with truth are too few: a calibration needs {least_masks} of one backend and "
+            "settings; take more labels, or a larger area with truth"
         )
     return Calibration(entries=tuple(entries), data=tuple(data), protocol=protocol, seeds=tuple(seeds))
 

@@ -8,7 +8,7 @@ Each lies in 0 to 1, higher is better, and is never NaN: what cannot be told is 
     ``box_agreement``   IoU of the mask and the visible, valid pixels of the prompt; not for points
     ``rectangularity``  area over the area of the least rotated rectangle around it; not for polygons
     ``solidity``        area over the area of its convex hull
-    ``contrast``        Hellinger distance of the colours inside and of a 2 m ring outside
+    ``ring_contrast``   Hellinger distance of the colours inside and of a 2 m ring outside
     ``valid_share``     share of valid pixels in the mask and 2 m around it
     ``area_agreement``  the smaller over the larger of its area and the area its label states
     ==================  =====================================================================================
@@ -42,7 +42,7 @@ def mask_scores(mask: Mask, chip: RasterChip, prompt: Prompt, *, stated_m2: floa
 
     Args:
         mask: refined, on the grid of ``chip``.
-        chip: what it was drawn on; ``contrast`` needs uint8 red, green, blue.
+        chip: what it was drawn on; ``ring_contrast`` needs uint8 red, green, blue.
         prompt: in the CRS of the grid.
         stated_m2: area the label states, square metres; None where it does not.
     """
@@ -60,7 +60,9 @@ def mask_scores(mask: Mask, chip: RasterChip, prompt: Prompt, *, stated_m2: floa
         if prompt.kind != "polygon":
             scores["rectangularity"] = rectangularity(inside)
     if chip.data.dtype == np.uint8 and len(chip.data) == 3:
-        scores["contrast"] = contrast(chip.data[(slice(None), *window)], inside, valid, RING_M / chip.grid.gsd_m)
+        scores["ring_contrast"] = ring_contrast(
+            chip.data[(slice(None), *window)], inside, valid, RING_M / chip.grid.gsd_m
+        )
     if "clipped" not in mask.flags:
         scores["area_agreement"] = area_agreement(area_m2(mask), stated_m2)
     return {name: float(value) for name, value in scores.items() if value is not None}
@@ -78,12 +80,12 @@ def solidity(mask: Bools) -> float:
 
 
 def valid_share(mask: Bools, valid: Bools, reach_px: float) -> float:
-    """Share of valid pixels in a mask and up to ``reach_px`` around it, 0 to 1; of the whole window for an empty one."""
+    """Share of valid pixels in a mask and up to ``reach_px`` around it, 0 to 1; of the whole window for no mask."""
     near = _grown(mask, reach_px) if mask.any() else np.ones_like(mask)
     return float(valid[near].mean()) if near.any() else 0.0
 
 
-def contrast(rgb: NDArray[np.generic], mask: Bools, valid: Bools, reach_px: float) -> float | None:
+def ring_contrast(rgb: NDArray[np.generic], mask: Bools, valid: Bools, reach_px: float) -> float | None:
     """How differently a mask and the ring around it are coloured: 0 alike, 1 without a colour in common.
 
     Hellinger distance ``√(1 − Σ √(pᵢ qᵢ))`` of two histograms over CIELAB (3 × 3 median; 8 steps of lightness, 16 each

@@ -133,7 +133,7 @@ def perturbed(prompt: Prompt, share: float = 0.05) -> list[Prompt]:
     """``prompt`` as four hurried annotators would have given it: scaled by 1 ± 2·``share``, shifted by ±``share``.
 
     Every edge of the box moves by ``share`` of the side across it. Points on and off the object move with it; a bare
-    point, which has no side, only stays where it is. The mean IoU of a mask with the masks of these prompts is the score
+    point, which has no side, stays where it is. The mean IoU of a mask with the masks of these prompts is the score
     ``stability`` (:func:`utils.quality.agreement`).
 
     Args:

@@ -16,7 +16,7 @@ from utils.types import Verdict
 
 Bools = NDArray[np.bool_]
 
-SCORE_PARTS = ("predicted_iou", "stability", "box_agreement", "contrast")
+SCORE_PARTS = ("predicted_iou", "stability", "box_agreement", "ring_contrast")
 """Scores whose mean is the mask's score, where they are known."""
 
 UNJUDGED = ("empty", "not_in_chip", "no_context")
@@ -107,8 +107,8 @@ def stability_from_logits(
 ) -> NDArray[np.float64]:
     """IoU of the masks a logit map gives at a threshold raised and lowered by ``offset``, 0 to 1.
 
-    The stability score of segment-anything (``calculate_stability_score``): the stricter mask lies within the laxer one,
-    so that their IoU is the ratio of their pixels. Where the laxer one is empty the score is 0; NaN is outside.
+    The stability score of segment-anything (``calculate_stability_score``): the stricter mask lies within the laxer
+    one, so that their IoU is the ratio of their pixels. Where the laxer one is empty the score is 0; NaN is outside.
 
     Args:
         logits: shape (…, rows, columns).

@@ -38,12 +38,16 @@ class RefinementSteps:
     """Holes up to this area are filled, square metres."""
     min_area_m2: float = 1.0
     """Pieces below this area are dropped, square metres."""
+    rectangle_share: float = 0.0
+    """A piece that fills more than this share of the least rotated rectangle around it becomes a rectangle, 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Refuse negative sizes."""
-        negative = {name: value for name, value in vars(self).items() if not value >= 0}
-        if negative:
-            raise ConfigError(f"refinement steps are sizes on the ground, 0 turns one off; found {negative}")
+        """Refuse sizes that are negative or not finite, and shares above 1."""
+        wrong = {name: value for name, value in vars(self).items() if not 0 <= value < np.inf}
+        if wrong:
+            raise ConfigError(f"refinement steps are sizes on the ground, 0 turns one off; found {wrong}")
+        if self.rectangle_share > 1:
+            raise ConfigError(f"refinement: rectangle_share is {self.rectangle_share}, a share lies in 0 to 1")
 
 
 def refine(mask: Mask, *, steps: RefinementSteps | None = None) -> Mask:
@@ -78,7 +82,7 @@ def refined_pixels(data: Bools, grid: ChipGrid, steps: RefinementSteps) -> Bools
         image = filled(image, steps.max_hole_m2 / pixel_m2).astype(np.uint8)
     if steps.min_area_m2:
         image = _without_specks(image, steps.min_area_m2 / pixel_m2)
-    return image > 0
+    return rectangular(image > 0, grid, steps.rectangle_share) if steps.rectangle_share else image > 0
 
 
 def pixel_area_m2(grid: ChipGrid) -> float:
@@ -129,6 +133,59 @@ def outline(mask: Mask, *, simplify_px: float = 0.0) -> MultiPolygon:
     parts = [_simplified(part, simplify_px) for part in shapely.get_parts(merged)]
     a, b, c, d, e, f = mask.grid.transform
     return MultiPolygon([affinity.affine_transform(part, [a, b, d, e, c, f]) for part in parts])
+
+
+def rectangular(data: Bools, grid: ChipGrid, least_share: float) -> Bools:
+    """``data`` with its rectangle-like pieces as rectangles of the same area; a new array of the same shape.
+
+    A piece that fills more than ``least_share`` of the least rotated rectangle around it, on the ground, is replaced by
+    that rectangle, shrunk about its centre to the piece's area. Its holes stay. Pieces at the chip's edge are cut
+    there, not ended, and stay as they are, as does one whose rectangle would hold no pixel.
+
+    Args:
+        data: boolean, shape (rows, columns).
+        grid: of ``data``, in a metric CRS.
+        least_share: above which a piece is a rectangle, 0 to 1.
+    """
+    result = data.copy()
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(data.astype(np.uint8), connectivity=8)
+    rows, cols = data.shape
+    for number, (left, top, width, height, area) in enumerate(stats[1:].tolist(), start=1):
+        if left == 0 or top == 0 or left + width == cols or top + height == rows:
+            continue
+        piece = labels == number
+        whole = filled(piece.astype(np.uint8))
+        corners, share = _least_rectangle(whole, area, grid)
+        if share <= least_share:
+            continue
+        rectangle = _pixels_in(corners, piece.shape)
+        rectangle &= ~(whole & ~piece)
+        if rectangle.any():
+            result = (result & ~piece) | rectangle
+    return result
+
+
+def _least_rectangle(piece: Bools, area_px: int, grid: ChipGrid) -> tuple[NDArray[np.float64], float]:
+    """Pixel corners ``(col, row)`` of the area-scaled least rectangle, shape (4, 2), and the share the piece fills."""
+    contours, _ = cv2.findContours(piece.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    points = np.concatenate(contours)[:, 0, :].astype(np.float64)
+    corners = np.concatenate([points + shift for shift in ((0, 0), (1, 0), (0, 1), (1, 1))])
+    a, b, _, d, e, _ = grid.transform
+    to_ground, origin = np.array([[a, b], [d, e]]), corners.mean(axis=0)
+    ground = (corners - origin) @ to_ground.T
+    centre, sides, angle = cv2.minAreaRect(ground.astype(np.float32))
+    share = min(1.0, area_px * pixel_area_m2(grid) / max(sides[0] * sides[1], 1e-12))
+    box = cv2.boxPoints((centre, sides, float(angle))).astype(np.float64)
+    scaled = np.asarray(centre) + (box - centre) * np.sqrt(share)
+    return scaled @ np.linalg.inv(to_ground).T + origin, share
+
+
+def _pixels_in(corners: NDArray[np.float64], shape: tuple[int, ...]) -> Bools:
+    """Pixels whose centres lie in a polygon of pixel corners ``(col, row)``."""
+    polygon = Polygon(corners)
+    shapely.prepare(polygon)
+    rows, cols = np.mgrid[: shape[0], : shape[1]] + 0.5
+    return np.asarray(shapely.contains_xy(polygon, cols, rows))
 
 
 def _simplified(part: Polygon, tolerance_px: float) -> Polygon:

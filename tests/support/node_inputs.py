@@ -70,6 +70,8 @@ def judged(name: str, verdict: Verdict, data: np.ndarray, *, score: float = 0.8,
     return JudgedMask(
         mask=Mask(data=data, grid=grid, prompt_id=name, **options),
         score=score,
+        quality=score,
+        calibration=None,
         verdict=verdict,
         reasons=() if verdict == "accept" else ("below_accept_score",),
         area_m2=float(data.sum() * 0.25),

@@ -1,13 +1,16 @@
 """From prompts to judged masks: who is asked, what is cut, and what a failing backend costs."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import shapely
 from hamilton import driver
 
 from dataflows import sam_mask_factory as module
+from dataflows.mask_calibration import MaskCalibration
 from support.node_inputs import EPSG, HALO, LEFT, TOP, block, plan_of, prompt, prompts_of, vhr_chip
-from utils.errors import ConfigError, MaskError, UnknownNameError
+from utils.calibration import Calibration, Entry
+from utils.errors import CalibrationError, ConfigError, MaskError, UnknownNameError
 from utils.geo import reproject
 from utils.quality import Thresholds
 from utils.refinement import RefinementSteps
@@ -41,6 +44,23 @@ class Backend:
         return masks
 
 
+def calibration_of(*, backend="boxes", kind="box", recipe="made", knots=((0.0, 0.0), (1.0, 1.0))):
+    """Quality that rests on the backend's stability alone; with the default knots it is the stability."""
+    entry = Entry(
+        backend=backend,
+        kind=kind,
+        settings_recipe=recipe,
+        weights=(("stability", 1.0),),
+        knots=knots,
+        n=30,
+        mean_iou=0.3,
+        rank_correlation=0.5,
+    )
+    calibration = Calibration(entries=(entry,), data=("made",), protocol="made")
+    return MaskCalibration(calibration=calibration, backend="boxes", settings_recipe="made")
+
+
+NO_CALIBRATION = MaskCalibration(calibration=None, backend="boxes", settings_recipe="")
 OFF = RefinementSteps(close_m=0, open_m=0, smooth_m=0, max_hole_m2=0, min_area_m2=0)
 
 
@@ -53,6 +73,7 @@ def run(nodes, asked, backend, *, thresholds=None, **overrides):
             "mask_segmenter": backend,
             "refinement_steps": OFF,
             "verdict_thresholds": thresholds or Thresholds(),
+            "quality_calibration": calibration_of(),
         }
         | overrides,
     )
@@ -106,7 +127,7 @@ def test_masks_are_cut_to_the_chip_and_lie_where_they_were():
     assert found.mask.grid.transform == pytest.approx((0.5, 0, LEFT, 0, -0.5, TOP))
     assert (found.verdict, found.reasons) == ("accept", ())
     assert found.area_m2 == pytest.approx(8 * 14 * 0.25)
-    assert found.score == pytest.approx(0.9)
+    assert found.quality == pytest.approx(0.9)
 
 
 def test_the_part_in_the_halo_counts_for_the_area_alone():
@@ -136,7 +157,12 @@ def test_without_halo_nothing_is_cut():
             "chip_plan": plan_of("chip"),
             "halo_px": 0,
         },
-        overrides={"mask_segmenter": Backend(), "refinement_steps": OFF, "verdict_thresholds": Thresholds()},
+        overrides={
+            "mask_segmenter": Backend(),
+            "refinement_steps": OFF,
+            "verdict_thresholds": Thresholds(),
+            "quality_calibration": NO_CALIBRATION,
+        },
     )
     np.testing.assert_array_equal(results["judged_masks"]["chip"][0].mask.data, block((0, 12), (0, 20)))
 
@@ -169,7 +195,7 @@ def test_verdicts_and_rows(score, size, verdict, reason):
         outline = reproject(shapely.from_wkb(row["outline"]), 4326, EPSG)
         assert outline.area == pytest.approx(size[0] * size[1] * 0.25, rel=0.02)
         assert row["transform"] == pytest.approx([0.5, 0, LEFT, 0, -0.5, TOP])
-        assert dict(row["scores"]) == pytest.approx(dict.fromkeys(GOOD, score))
+        assert dict(row["scores"])["stability"] == pytest.approx(score)
 
 
 def test_refinement_runs_before_the_verdict():
@@ -207,3 +233,92 @@ def test_settings_become_values():
 def test_settings_nobody_can_follow(node, values, error, words):
     with pytest.raises(error, match=words):
         settings(node, **values)
+
+
+class TestQuality:
+    """Scores become quality where a calibration holds, and verdicts rest on it."""
+
+    def judged(self, calibration, asked=None, **overrides):
+        results = run(
+            ["judged_masks", "mask_rows"],
+            {"chip": asked or [prompt("a", (4, 12), (6, 20))]},
+            Backend(),
+            quality_calibration=calibration,
+            **overrides,
+        )
+        return results["judged_masks"]["chip"][0], results["mask_rows"][0]
+
+    def test_a_calibrated_mask_carries_quality_and_version(self):
+        calibration = calibration_of(knots=((0.0, 0.1), (1.0, 0.5)))
+        found, row = self.judged(calibration)
+        assert found.quality == pytest.approx(0.1 + 0.4 * 0.9)
+        assert (found.verdict, found.reasons) == ("review", ("below_accept_score",))
+        assert row["calibration"] == found.calibration == calibration.calibration.version
+        assert row["quality"] == found.quality
+        assert row["score"] == found.score > found.quality
+        assert "uncalibrated" not in row["flags"]
+
+    @pytest.mark.parametrize("change", [{"backend": "sam"}, {"kind": "point"}, {"recipe": "other"}])
+    def test_a_calibration_of_something_else_holds_for_nothing(self, change):
+        found, row = self.judged(calibration_of(**change))
+        assert (row["calibration"], found.quality) == (None, found.score)
+        assert "uncalibrated" in row["flags"]
+        assert found.verdict == "accept"
+
+    def test_without_a_calibration_the_score_decides(self):
+        found, row = self.judged(NO_CALIBRATION)
+        assert (row["quality"], row["calibration"]) == (found.score, None)
+        assert "uncalibrated" in row["flags"]
+
+    def test_masks_read_from_the_chip_get_its_scores(self):
+        found, _ = self.judged(NO_CALIBRATION)
+        assert {
+            "ring_contrast",
+            "solidity",
+            "valid_share",
+            "box_agreement",
+            "rectangularity",
+        } <= found.mask.scores.keys()
+        assert found.mask.scores["box_agreement"] == pytest.approx(1.0)
+
+    def test_the_area_a_label_states_counts(self):
+        asked = {"chip": [prompt("a", (4, 12), (6, 20))]}
+        table = prompts_of(asked)
+        stated = table.set_column(table.schema.get_field_index("area_m2"), "area_m2", pa.array([1000.0]))
+        found = DRIVER.execute(
+            ["judged_masks"],
+            inputs={
+                "vhr_chips": {"chip": vhr_chip()},
+                "prompts": stated,
+                "chip_plan": plan_of("chip"),
+                "halo_px": HALO,
+            },
+            overrides={
+                "mask_segmenter": Backend(),
+                "refinement_steps": OFF,
+                "verdict_thresholds": Thresholds(),
+                "quality_calibration": NO_CALIBRATION,
+            },
+        )["judged_masks"]["chip"][0]
+        assert found.mask.scores["area_agreement"] == pytest.approx(28 / 1000)
+        assert (found.verdict, found.reasons) == ("review", ("unlike_stated_area",))
+
+    def test_the_node_reads_the_settings_calibration(self, tmp_path):
+        def node(place, **changes):
+            return DRIVER.execute(
+                ["quality_calibration"],
+                inputs={"calibration": place, "mask_backend": "classical", "mask_options": {}, "refinement": {}}
+                | changes,
+            )["quality_calibration"]
+
+        default = node("default")
+        assert default.calibration.entry("classical", "box", default.settings_recipe), (
+            "the default calibration was fitted under other settings: python benchmarks/default_calibration.py --write"
+        )
+        assert node(None).calibration is None
+        other = node("default", refinement={"close_m": 5})
+        assert other.calibration.entry("classical", "box", other.settings_recipe) is None
+        same = node("default", refinement={"max_hole_m2": 4})
+        assert same.settings_recipe == default.settings_recipe
+        with pytest.raises(CalibrationError, match="nothing"):
+            node(str(tmp_path / "nothing.json"))

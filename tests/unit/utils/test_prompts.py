@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shapely import LineString, MultiPoint, MultiPolygon, Point, Polygon, affinity
 
 from utils.errors import ConfigError, GeometryError
-from utils.prompts import clip_state, jittered_box, label_kind, pixel_box, prompt_geometry, to_pixels
+from utils.prompts import clip_state, jittered_box, label_kind, perturbed, pixel_box, prompt_geometry, to_pixels
 from utils.types import ChipGrid, Prompt
 
 X, Y = 500_000.0, 5_200_000.0
@@ -203,3 +203,43 @@ def test_jitter_moves_edges_by_the_stated_share() -> None:
 def test_to_pixels_inverts_the_grid() -> None:
     grid = rotated(17)
     assert to_pixels(grid.footprint, grid).equals_exact(Polygon([(0, 0), (120, 0), (120, 100), (0, 100)]), 1e-4)
+
+
+class TestPerturbed:
+    def test_every_edge_moves_by_the_share_of_its_side(self) -> None:
+        asked = prompt(shapely.box(X, Y, X + 40, Y + 10))
+        for one in perturbed(asked, 0.05):
+            moves = np.abs(np.subtract(one.bounds, asked.bounds))
+            assert moves == pytest.approx([2.0, 0.5, 2.0, 0.5])
+
+    @given(sizes, sizes, st.floats(0, 0.49))
+    def test_moves_balance_out_and_the_prompt_stays_itself(self, width: float, height: float, share: float) -> None:
+        asked = prompt(Polygon([(X, Y), (X + width, Y), (X, Y + height)]), "polygon")
+        found = perturbed(asked, share)
+        assert np.mean([one.bounds for one in found], axis=0) == pytest.approx(asked.bounds)
+        assert {(one.prompt_id, one.label_id, one.kind) for one in found} == {("p", "l", "polygon")}
+        assert all(one.geometry.is_valid for one in found)
+        assert asked.bounds == pytest.approx((X, Y, X + width, Y + height))
+
+    def test_points_move_with_the_box(self) -> None:
+        asked = Prompt(
+            prompt_id="p",
+            label_id="l",
+            kind="box",
+            geometry=shapely.box(X, Y, X + 10, Y + 20),
+            positive=((X + 5, Y + 10), (X + 10, Y + 20)),
+            negative=((X, Y),),
+        )
+        grown, shrunk, forth, back = perturbed(asked, 0.1)
+        assert np.array(grown.positive) == pytest.approx(np.array([(X + 5, Y + 10), (X + 11, Y + 22)]))
+        assert shrunk.negative[0] == pytest.approx((X + 1, Y + 2))
+        assert forth.negative[0] == pytest.approx((X + 1, Y + 2))
+        assert back.positive[0] == pytest.approx((X + 4, Y + 8))
+
+    def test_a_bare_point_stays(self) -> None:
+        assert {one.geometry for one in perturbed(prompt(Point(X, Y), "point"))} == {Point(X, Y)}
+
+    @pytest.mark.parametrize("share", [-0.1, 0.5, math.nan])
+    def test_larger_moves_are_refused(self, share: float) -> None:
+        with pytest.raises(ConfigError, match="share"):
+            perturbed(prompt(shapely.box(X, Y, X + 1, Y + 1)), share)

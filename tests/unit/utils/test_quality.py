@@ -7,7 +7,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import binary_jaccard_index
 
-from utils.quality import Thresholds, edge_band, iou, mask_score, rectangularity, verdict
+from utils.errors import ConfigError
+from utils.quality import (
+    SCORE_PARTS,
+    Thresholds,
+    agreement,
+    area_agreement,
+    edge_band,
+    iou,
+    mask_score,
+    predicted_iou,
+    rectangularity,
+    stability_from_logits,
+    verdict,
+)
 
 torch.set_num_threads(1)
 images = arrays(np.bool_, (8, 9))
@@ -76,24 +89,79 @@ class TestRectangularity:
         assert 0.0 <= rectangularity(data) <= 1.0
 
 
+class TestAgreement:
+    @given(images, images, images)
+    def test_is_the_mean_iou_and_lies_in_range(self, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        found = agreement(a, [b, c])
+        assert 0.0 <= found <= 1.0
+        assert found == (pytest.approx((iou(a, b) + iou(a, c)) / 2) if a.any() else 0.0)
+
+    def test_nothing_to_agree_with_is_no_agreement(self) -> None:
+        assert agreement(np.ones((2, 2), np.bool_), []) == 0.0
+
+
+class TestStabilityFromLogits:
+    maps = arrays(np.float32, (3, 5, 6), elements=st.floats(-8, 8, width=32))
+
+    @given(maps, st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+    def test_is_the_iou_of_the_two_masks(self, logits: np.ndarray, offset: float) -> None:
+        found = stability_from_logits(logits, offset=offset)
+        assert found.shape == (3,)
+        for one, value in zip(logits, found, strict=True):
+            strict, lax = one > offset, one > -offset
+            assert value == pytest.approx(iou(strict, lax) if lax.any() else 0.0)
+
+    @given(maps)
+    def test_agrees_with_segment_anything(self, logits: np.ndarray) -> None:
+        amg = pytest.importorskip("segment_anything.utils.amg")
+        expected = amg.calculate_stability_score(torch.tensor(logits), 0.0, 1.0).numpy()
+        assert stability_from_logits(logits) == pytest.approx(np.nan_to_num(expected, nan=0.0))
+
+    def test_nan_is_outside(self) -> None:
+        assert stability_from_logits(np.full((4, 4), np.nan)) == 0.0
+        assert stability_from_logits(np.full((4, 4), 9.0)) == 1.0
+
+
+class TestPredictedIoU:
+    @pytest.mark.parametrize(
+        ("value", "expected"), [(0.4, 0.4), (-0.3, 0.0), (1.2, 1.0), (np.nan, 0.0), (np.inf, 0.0), (-np.inf, 0.0)]
+    )
+    def test_is_cut_to_its_range(self, value: float, expected: float) -> None:
+        assert predicted_iou(value) == expected
+
+
+class TestAreaAgreement:
+    @given(st.floats(0.01, 1e6), st.floats(0.01, 1e6))
+    def test_does_not_care_which_is_larger(self, area: float, stated: float) -> None:
+        found = area_agreement(area, stated)
+        assert found == area_agreement(stated, area)
+        assert found is not None
+        assert 0 < found <= 1
+
+    @pytest.mark.parametrize("stated", [None, 0.0, -5.0, np.nan, np.inf])
+    def test_what_is_not_stated_is_not_compared(self, stated: float | None) -> None:
+        assert area_agreement(10.0, stated) is None
+
+
 class TestMaskScore:
     def test_is_the_mean_of_the_known_parts(self) -> None:
-        scores = {"stability": 0.9, "box_agreement": 0.6, "predicted_iou": 0.1}
+        scores = {"stability": 0.9, "box_agreement": 0.6, "rectangularity": 0.1}
         assert mask_score(scores) == pytest.approx(0.75)
-        assert mask_score(scores | {"rectangularity": 0.3}) == pytest.approx(0.6)
+        assert mask_score(scores | {"ring_contrast": 0.3}) == pytest.approx(0.6)
+        assert mask_score(scores | {"predicted_iou": 0.3}) == pytest.approx(0.6)
 
     def test_nothing_known_is_zero(self) -> None:
-        assert mask_score({"predicted_iou": 0.9}) == 0.0
+        assert mask_score({"rectangularity": 0.9}) == 0.0
 
     def test_a_point_has_no_box_to_agree_with(self) -> None:
-        scores = {"stability": 0.9, "rectangularity": 0.6}
+        scores = {"stability": 0.9, "ring_contrast": 0.6}
         assert mask_score(scores, ("point_only",)) == pytest.approx(0.5)
 
-    @pytest.mark.parametrize("flag", ["empty", "not_in_chip"])
-    def test_a_mask_without_pixels_is_zero(self, flag: str) -> None:
+    @pytest.mark.parametrize("flag", ["empty", "not_in_chip", "no_context"])
+    def test_a_mask_nobody_judged_is_zero(self, flag: str) -> None:
         assert mask_score({"stability": 1.0}, (flag,)) == 0.0
 
-    @given(st.dictionaries(st.sampled_from(["stability", "rectangularity", "box_agreement"]), shares), st.booleans())
+    @given(st.dictionaries(st.sampled_from(SCORE_PARTS), shares), st.booleans())
     def test_stays_in_range(self, scores: dict[str, float], point: bool) -> None:
         assert 0.0 <= mask_score(scores, ("point_only",) if point else ()) <= 1.0
 
@@ -132,3 +200,27 @@ class TestVerdict:
         rank = {"reject": 0, "review": 1, "accept": 2}
         low, high = (rank[verdict(score, (), area_m2)[0]] for score in sorted((a, b)))
         assert low <= high
+
+    def test_scores_are_held_against_their_thresholds(self) -> None:
+        assert verdict(0.9, (), 30.0, scores={"valid_share": 0.5, "area_agreement": 0.1}) == (
+            "review",
+            ("nodata_around", "unlike_stated_area"),
+        )
+        limits = Thresholds(min_valid_share=0.0, min_area_agreement=0.0)
+        assert verdict(0.9, (), 30.0, limits, scores={"valid_share": 0.5, "area_agreement": 0.1}) == ("accept", ())
+
+    def test_a_quality_that_is_no_number_is_no_good(self) -> None:
+        assert verdict(float("nan"), (), 30.0) == ("reject", ("below_review_score",))
+
+    @pytest.mark.parametrize(
+        "limits",
+        [
+            {"accept": 0.4},
+            {"min_area_m2": 9.0, "max_area_m2": 1.0},
+            {"min_valid_share": 1.1},
+            {"min_area_agreement": -1},
+        ],
+    )
+    def test_limits_nobody_can_follow_are_refused(self, limits: dict[str, float]) -> None:
+        with pytest.raises(ConfigError, match="thresholds"):
+            Thresholds(**limits)

@@ -2,6 +2,8 @@ import cv2
 import numpy as np
 import pytest
 import rasterio.features
+import shapely
+import shapely.geometry
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,11 +12,11 @@ from numpy.typing import NDArray
 from shapely import MultiPolygon, get_num_coordinates
 
 from utils.errors import ConfigError, CRSError
-from utils.quality import iou
+from utils.quality import iou, rectangularity
 from utils.refinement import RefinementSteps, area_m2, outline, pixel_area_m2, refine, require_metres
 from utils.types import ChipGrid, Mask
 
-OFF = {"close_m": 0.0, "open_m": 0.0, "smooth_m": 0.0, "max_hole_m2": 0.0, "min_area_m2": 0.0}
+OFF = dict.fromkeys(vars(RefinementSteps()), 0.0)
 pixels = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
 
 
@@ -152,9 +154,63 @@ class TestSteps:
         assert not found[15, 30]
         assert iou(found, square()) > 0.98
 
-    def test_negative_sizes_are_refused(self) -> None:
+    @pytest.mark.parametrize("size", [-1.0, np.nan, np.inf])
+    def test_sizes_without_a_meaning_are_refused(self, size: float) -> None:
         with pytest.raises(ConfigError, match="open_m"):
-            RefinementSteps(open_m=-1)
+            RefinementSteps(open_m=size)
+        with pytest.raises(ConfigError, match="rectangle_share"):
+            RefinementSteps(rectangle_share=1.5)
+
+
+class TestRectangles:
+    """Rectangularisation: shape, area, gate, and what it leaves alone."""
+
+    @pytest.mark.parametrize("degrees", [0.0, 17.0, 45.0, 80.0])
+    @pytest.mark.parametrize("grid_degrees", [0.0, 33.0])
+    def test_area_stays_and_the_piece_is_a_rectangle(self, degrees: float, grid_degrees: float) -> None:
+        image = np.zeros((64, 64), dtype=np.uint8)
+        cv2.ellipse(image, (32, 32), (24, 12), degrees, 0, 360, 1, -1)
+        steps = RefinementSteps(**OFF | {"rectangle_share": 0.7})
+        found = refine(mask_of(image > 0, degrees=grid_degrees), steps=steps).data
+        assert found.sum() == pytest.approx(image.sum(), rel=0.03)
+        assert rectangularity(found) > 0.9 > rectangularity(image > 0)
+
+    def test_the_ground_is_measured_not_the_pixels(self) -> None:
+        """On pixels twice as wide as high a square array stays upright and square on the ground."""
+        grid = ChipGrid(epsg=32632, transform=(0.6, 0, 500_000, 0, -0.3, 5_200_000), height=60, width=30)
+        data = np.zeros((60, 30), dtype=np.bool_)
+        data[20:40, 10:20] = True
+        mask = Mask(data=data, grid=grid, prompt_id="p")
+        assert (refine(mask, steps=RefinementSteps(**OFF | {"rectangle_share": 0.7})).data == data).all()
+
+    def test_shapes_under_the_gate_stay(self) -> None:
+        data = square()
+        data[10:22, 10:22] = False
+        steps = RefinementSteps(**OFF | {"rectangle_share": 0.8})
+        assert (refine(mask_of(data), steps=steps).data == data).all()
+
+    def test_pieces_cut_by_the_chip_stay_and_holes_stay(self) -> None:
+        data = np.zeros((60, 60), dtype=np.bool_)
+        data[:9, 5:40] = True
+        data[8, 5:20] = False
+        data[25:55, 15:50] = True
+        data[35:40, 30:35] = False
+        found = refine(mask_of(data), steps=RefinementSteps(**OFF | {"rectangle_share": 0.7})).data
+        assert (found[:20] == data[:20]).all()
+        assert not found[35:40, 30:35].any()
+
+    @settings(deadline=None)
+    @given(pixels, st.sampled_from([0.0, 25.0]), st.floats(0.05, 1.0))
+    def test_nothing_is_lost_and_nothing_leaves_the_surroundings(
+        self, data: NDArray[np.bool_], degrees: float, share: float
+    ) -> None:
+        found = refine(mask_of(data, degrees=degrees), steps=RefinementSteps(**OFF | {"rectangle_share": share})).data
+        assert found.shape == data.shape
+        assert found.any() == data.any()
+        if data.any():
+            count = lambda image: cv2.connectedComponents(image.astype(np.uint8), connectivity=8)[0]  # noqa: E731
+            assert count(found) <= count(data) + data.sum()
+            assert found.sum() <= 3 * data.sum() + 4
 
 
 class TestMetres:
@@ -174,7 +230,50 @@ class TestMetres:
         assert area_m2(mask) == pytest.approx(400 * gsd_m**2)
 
 
+SPECIAL = {
+    "diagonal touch": ["10", "01"],
+    "both diagonals": ["1010", "0101", "1010"],
+    "hole": ["11111", "10001", "10001", "11111"],
+    "hole with island": ["1111111", "1000001", "1001001", "1000001", "1111111"],
+    "hole touching a corner": ["1111", "1101", "1011", "1111"],
+    "chip's edge": ["1100", "1100", "0000", "0011"],
+    "everything": ["111", "111"],
+    "one pixel": ["1"],
+}
+
+
 class TestOutline:
+    @pytest.mark.parametrize("name", SPECIAL)
+    @pytest.mark.parametrize("degrees", [0.0, 33.0, -120.0])
+    @pytest.mark.parametrize("simplify_px", [0.0, 0.5])
+    def test_awkward_masks(self, name: str, degrees: float, simplify_px: float) -> None:
+        data = np.array([[cell == "1" for cell in row] for row in SPECIAL[name]])
+        mask = mask_of(data, degrees=degrees)
+        shape = outline(mask, simplify_px=simplify_px)
+        assert shape.is_valid
+        if simplify_px == 0:
+            burnt = rasterio.features.rasterize(
+                [shape], out_shape=data.shape, transform=mask.grid.affine, dtype="uint8"
+            )
+            assert ((burnt > 0) == data).all()
+            oracle = rasterio.features.shapes(data.astype(np.uint8), mask=data, transform=mask.grid.affine)
+            expected = shapely.union_all([shapely.geometry.shape(found) for found, _ in oracle])
+            assert shape.symmetric_difference(expected).area == pytest.approx(0.0, abs=1e-6)
+
+    @settings(deadline=None, max_examples=150)
+    @given(pixels, st.sampled_from([0.0, 33.0, -120.0]), st.sampled_from([0.1, 0.25, 0.5]))
+    def test_a_simplified_outline_is_valid_and_no_further_off_than_it_says(
+        self, data: NDArray[np.bool_], degrees: float, simplify_px: float
+    ) -> None:
+        mask = mask_of(data, degrees=degrees)
+        exact, simple = outline(mask), outline(mask, simplify_px=simplify_px)
+        assert simple.is_valid
+        assert len(simple.geoms) == len(exact.geoms)
+        for before, after in zip(exact.geoms, simple.geoms, strict=True):
+            assert len(after.interiors) == len(before.interiors)
+            assert before.boundary.hausdorff_distance(after.boundary) <= simplify_px * 0.3 + 1e-9
+            assert before.hausdorff_distance(after) <= simplify_px * 0.3 + 1e-9
+
     @settings(deadline=None, max_examples=200)
     @given(pixels, st.sampled_from([0.0, 33.0, 90.0, -120.0]))
     def test_burning_it_gives_the_mask_back(self, data: NDArray[np.bool_], degrees: float) -> None:
