@@ -26,10 +26,8 @@ from dataflows import drivers, mask_backends
 from dataflows.config import load
 from dataflows.mask_calibration import for_backend
 from dataflows.partition_task import partition_tasks
-from dataflows.report import Truth
-from dataflows.report import burnt as burnt_all
+from dataflows.truth import Truth, rasterised
 from store.calibration_files import DEFAULT, calibration_at
-from store.vectors import read_features
 from utils.calibration import MeasuredMask, held_out_quality
 from utils.geo import reproject
 from utils.mask_scores import mask_scores
@@ -93,7 +91,7 @@ def region_trials(backend: MaskBackend, root: Path, seed: int) -> Iterator[Trial
     drivers.run_sample(root=root, size="demo", seed=seed)
     changes = {"msi": None, "background_near_ratio": 0.0, "background_far_ratio": 0.0}
     config = load(root / "flow.yaml", store=str(root / "lancedb"), **changes)
-    known = Truth(read_features(str(config.truth)))
+    known = Truth.read(str(config.truth))
     driver, build = drivers.build_driver("build", config), drivers.plan_build(config)
     shared = {**build.made_once, "mask_segmenter": backend}
     for partition in build.partitions:
@@ -108,7 +106,7 @@ def region_trials(backend: MaskBackend, root: Path, seed: int) -> Iterator[Trial
                 outline = reproject(chip.grid.footprint, chip.grid.epsg, 4326)
                 objects = known.on(chip.grid, outline, chip.acquired_at.date())
                 for mask, prompt in zip(masks, found["chip_prompts"][uuid], strict=True):
-                    truth = burnt_all([pv for pv in objects if pv.intersects(prompt.geometry)], chip.grid)
+                    truth = rasterised([pv for pv in objects if pv.intersects(prompt.geometry)], chip.grid)
                     yield Trial(
                         data="region",
                         group=uuid,
