@@ -170,7 +170,7 @@ class PromptedBackend:
         """``(embedding, (rows, columns))`` and prompts of each image; as many are in memory as are encoded together."""
         for start in range(0, len(images), self.options.encode_batch):
             batch = images[start : start + self.options.encode_batch]
-            pixels = [np.ascontiguousarray(np.moveaxis(chip.data, 0, -1)) for chip, _ in batch]
+            pixels = [np.array(np.moveaxis(chip.data, 0, -1), order="C") for chip, _ in batch]
             for array, embedding, (_, asked) in zip(pixels, self._embeddings(pixels), batch, strict=True):
                 yield (embedding, array.shape[:2]), asked
 
