@@ -6,6 +6,7 @@ Everything that can be wrong with a file is found here, before a model is built 
 import hashlib
 import os
 import pickle
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -30,6 +31,7 @@ OFFLINE_VARIABLES = ("AEGIR_OFFLINE", "HF_HUB_OFFLINE")
 
 _BLOCK = 1 << 20
 _TIMEOUT_S = 60.0
+_ABANDONED_S = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,7 @@ def fetch(one: Published, target: Path, *, backend: str) -> Path:
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(target)
         found = _download(one.url, part)
         if one.sha256 is not None and found != one.sha256:
             raise WeightsError(f"{one.url} sent a file with SHA-256 {found}, expected {one.sha256}: nothing was kept")
@@ -221,6 +224,13 @@ def _download(url: str, part: Path) -> str:
     if expected is not None and received != int(expected):
         raise ConnectionError(f"the connection was cut after {received} of {expected} bytes")
     return hasher.hexdigest()
+
+
+def _tidy(target: Path) -> None:
+    """Remove what downloads that were killed left beside ``target``, a day after they last wrote to it."""
+    for left in target.parent.glob(f".{target.name}.*.part"):
+        if time.time() - left.stat().st_mtime > _ABANDONED_S:
+            left.unlink(missing_ok=True)
 
 
 def _kind(head: bytes) -> str:
