@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -183,7 +184,10 @@ def tensors(path: Path, *, backend: str, inside: str | None = None) -> dict[str,
 
     what = f"the weights of the mask backend {backend!r} at {path}"
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            # about pickles torch did not write: the error that follows says it better
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{what} hold more than tensors, and loading that may run code: save the model's state_dict alone"

@@ -260,7 +260,15 @@ def test_precision_and_device_by_name() -> None:
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("sam", "float32"),
+        pytest.param("sam_hq", "float32", marks=pytest.mark.slow),
+        pytest.param("sam", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("sam_hq", "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_compiled_encoder_answers_the_same(
     weights: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
