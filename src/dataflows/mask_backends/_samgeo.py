@@ -111,7 +111,7 @@ def _fill(network: Any, found: dict[str, Any], backend: str, model_type: str, ch
     """Copy ``found`` into ``network``, all of it and nothing else.
 
     Raises:
-        WeightsError: names or shapes differ.
+        WeightsError: names or shapes differ, or a value is not finite.
     """
     wanted = {name: tuple(each.shape) for name, each in network.state_dict().items()}
     held = {name: tuple(each.shape) for name, each in found.items()}
@@ -119,6 +119,7 @@ def _fill(network: Any, found: dict[str, Any], backend: str, model_type: str, ch
         "missing": sorted(wanted.keys() - held.keys()),
         "unknown": sorted(held.keys() - wanted.keys()),
         "of another shape": sorted(name for name in wanted.keys() & held.keys() if wanted[name] != held[name]),
+        "not finite": sorted(name for name, each in found.items() if not bool(each.isfinite().all())),
     }
     told = [f"{len(names)} {problem} ({names[0]}, …)" for problem, names in problems.items() if names]
     if told:

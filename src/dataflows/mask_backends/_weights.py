@@ -6,9 +6,11 @@ Everything that can be wrong with a file is found here, before a model is built 
 import hashlib
 import os
 import pickle
+import time
 import urllib.error
 import urllib.request
 import uuid
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ OFFLINE_VARIABLES = ("AEGIR_OFFLINE", "HF_HUB_OFFLINE")
 
 _BLOCK = 1 << 20
 _TIMEOUT_S = 60.0
+_ABANDONED_S = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,7 @@ def fetch(one: Published, target: Path, *, backend: str) -> Path:
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(target)
         found = _download(one.url, part)
         if one.sha256 is not None and found != one.sha256:
             raise WeightsError(f"{one.url} sent a file with SHA-256 {found}, expected {one.sha256}: nothing was kept")
@@ -180,7 +184,10 @@ def tensors(path: Path, *, backend: str, inside: str | None = None) -> dict[str,
 
     what = f"the weights of the mask backend {backend!r} at {path}"
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            # about pickles torch did not write: the error that follows says it better
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{what} hold more than tensors, and loading that may run code: save the model's state_dict alone"
@@ -221,6 +228,13 @@ def _download(url: str, part: Path) -> str:
     if expected is not None and received != int(expected):
         raise ConnectionError(f"the connection was cut after {received} of {expected} bytes")
     return hasher.hexdigest()
+
+
+def _tidy(target: Path) -> None:
+    """Remove what downloads that were killed left beside ``target``, a day after they last wrote to it."""
+    for left in target.parent.glob(f".{target.name}.*.part"):
+        if time.time() - left.stat().st_mtime > _ABANDONED_S:
+            left.unlink(missing_ok=True)
 
 
 def _kind(head: bytes) -> str:

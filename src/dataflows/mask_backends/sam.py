@@ -80,7 +80,7 @@ class SamModel:
         small = tuple(max(1, round(side * part / self._side)) for side, part in zip(frame, filled, strict=True))
         points, labels = point_tensors(prompts, scale, self.device)
         with self._torch.inference_mode():
-            # not under autocast: bfloat16 tells 256 places apart along a side, and the prompts' are pixels
+            # not under autocast: in bfloat16 a point is encoded up to two of 1024 pixels off
             sparse, dense = self._network.prompt_encoder(
                 points=None if points is None else (points, labels),
                 boxes=box_tensor(prompts, scale, self.device),

@@ -261,7 +261,15 @@ def test_precision_and_device_by_name() -> None:
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("sam", "float32"),
+        pytest.param("sam_hq", "float32", marks=pytest.mark.slow),
+        pytest.param("sam", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("sam_hq", "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_compiled_encoder_answers_the_same(
     weights: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +349,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(weights: Path, name: str, t
         ({key: value for key, value in state.items() if key != some}, rf"1 missing \({some}"),
         ({**state, "more": torch.zeros(1)}, r"1 unknown \(more"),
         ({**state, some: torch.zeros(1)}, rf"1 of another shape \({some}"),
+        ({**state, some: state[some] * float("nan")}, rf"1 not finite \({some}"),
     ):
         path = tmp_path / "weights.pth"
         torch.save(change, path)
@@ -348,6 +357,32 @@ def test_weights_that_do_not_fit_are_refused_by_name(weights: Path, name: str, t
         with pytest.raises(WeightsError, match=message):
             backend.load()  # type: ignore[attr-defined]
     assert _samgeo.registered(name) == before
+
+
+@pytest.mark.slow
+def test_a_published_architecture_at_its_real_size(tmp_path: Path) -> None:
+    """The smallest: HQ-SAM's vit_tiny, 1024 pixels a side, with weights that are random."""
+    from segment_anything_hq import SamPredictor, sam_model_registry
+
+    network = sam_model_registry["vit_tiny"]().eval()
+    path = tmp_path / "vit_tiny.pth"
+    torch.save(network.state_dict(), path)
+    backend = mask_backends.get("sam_hq", checkpoint=str(path), device="cpu")
+    model = backend.load()  # type: ignore[attr-defined]
+    size = (256, 200)
+    prompts = [told(size, points=2, seed=seed) for seed in range(2)]
+    decoded = model.decode(model.encode([image_of(*size)])[0], size, prompts)
+    logits, _ = theirs(SamPredictor(network), image_of(*size), prompts)
+    assert (decoded.logits - logits).abs().max() < 1e-5
+
+
+def test_half_precision_weights_are_loaded(weights: Path, name: str, tmp_path: Path) -> None:
+    state = torch.load(tiny_sam.checkpoint(weights, name), weights_only=True)
+    path = tmp_path / "half.pth"
+    torch.save({key: value.half() for key, value in state.items()}, path)
+    backend = mask_backends.get(name, **{**tiny_sam.options(weights, name), "checkpoint": str(path)})
+    network = backend.load()._network  # type: ignore[attr-defined]
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
 
 
 def test_weights_of_plain_sam_are_no_hq_sam(weights: Path) -> None:

@@ -50,6 +50,7 @@ BACKENDS = {"sam": SamBackend, "sam_hq": HqBackend}
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in OFFLINE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture
@@ -303,6 +304,20 @@ def test_a_download_appears_whole_and_happens_once(
     assert len(server.asked) == 1
     assert [path.name for path in folder.iterdir()] == ["sam_vit_b_01ec64.pth"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_a_killed_download_left_goes_a_day_later(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(monkeypatch, server)
+    old, new, other = (
+        tmp_path / f".{name}.part" for name in ("sam_vit_b_01ec64.pth.a", "sam_vit_b_01ec64.pth.b", "x.a")
+    )
+    for left in (old, new, other):
+        left.touch()
+    os.utime(old, (0, 0))
+    mask_backends.weights("sam", model_type="vit_b", checkpoint_dir=str(tmp_path), download=True)
+    assert [left.exists() for left in (old, new, other)] == [False, True, True]
 
 
 def test_downloads_side_by_side_leave_one_whole_file(
