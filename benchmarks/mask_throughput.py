@@ -64,10 +64,10 @@ def chips_of(count: int, side_px: int, prompts: int) -> tuple[list[RasterChip], 
     """Chips in a row, each beside the one before, that can share an image, with boxes that lie inside of them."""
     random = np.random.default_rng(0)
     width_m = side_px * 0.3
-    left = round(500_000.0 / (count * width_m)) * count * width_m
+    west = round(500_000.0 / (count * width_m)) * count * width_m
     chips, asked = [], []
     for number in range(count):
-        x = left + (number + 0.5) * width_m
+        x = west + (number + 0.5) * width_m
         grid = ChipGrid.around(x, 5_200_000.0, epsg=32632, gsd_m=0.3, height=side_px, width=side_px)
         chips.append(
             RasterChip(
