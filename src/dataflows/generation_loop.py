@@ -286,7 +286,7 @@ def _started(
         chips=plan.chips,
         chips_skipped=plan.skipped,
         chips_failed_before=plan.failed_before,
-        chips_pending=len(plan.pending),
+        chips_pending=len(plan.pending) + len(plan.failures),
         chips_failed=len(plan.failures),
         partitions=len(plan.partitions),
     )
