@@ -117,6 +117,7 @@ def run_partition(
     policy: RetryPolicy,
     *,
     output: str = "sample_write",
+    plans: bool = True,
 ) -> PartitionOutcome:
     """Make one task's rows; what fails, fails as rows of ``errors``.
 
@@ -129,6 +130,7 @@ def run_partition(
         provenance: what rows say of their origin.
         policy: how often to try again.
         output: node that hands the rows over and returns the receipt.
+        plans: whether chips and prompts are nodes of the flow; else they are its inputs.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
@@ -139,7 +141,7 @@ def run_partition(
     failed = False
     while left is not None:
         try:
-            made, receipt = _executed(driver, made_once, left, provenance, output)
+            made, receipt = _executed(driver, made_once, left, provenance, output=output, plans=plans)
         except Exception as error:  # whatever fails in one partition, the others go on
             if interrupted(error):
                 raise KeyboardInterrupt from error
@@ -178,16 +180,21 @@ def run_partition(
 
 
 def _executed(
-    driver: Driver, made_once: Mapping[str, Any], task: PartitionTask, provenance: Provenance, output: str
+    driver: Driver,
+    made_once: Mapping[str, Any],
+    task: PartitionTask,
+    provenance: Provenance,
+    *,
+    output: str,
+    plans: bool,
 ) -> tuple[PartitionRows, dict[str, int]]:
     rows = PartitionRows()
     work = {"chip_plan": task.chips, "prompts": task.prompts}
-    # what one flow plans itself, another is given
-    given = {name: table for name, table in work.items() if driver.graph.nodes[name].user_defined}
+    inputs = {"partition": task.partition, "provenance": provenance, "commit_buffer": rows}
     receipt: dict[str, int] = driver.execute(
         [output],
-        inputs={"partition": task.partition, "provenance": provenance, "commit_buffer": rows, **given},
-        overrides={**made_once, **{name: table for name, table in work.items() if name not in given}},
+        inputs=inputs if plans else inputs | work,
+        overrides={**made_once, **work} if plans else dict(made_once),
     )[output]
     return rows, {name: count for name, count in receipt.items() if name != "partition"}
 

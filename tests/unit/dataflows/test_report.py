@@ -53,6 +53,7 @@ def write_store(place, generated, masks, prompts, *, profile=PROFILE):
         vhr_acquired_at=[datetime(2023, 6, 14, tzinfo=UTC)] * len(generated),
         run_id=["run"] * len(generated),
         mask_recipe=["recipe"] * len(generated),
+        generation=[0] * len(generated),
         input_set=[f"inputs{k}" for k in range(len(generated))],
     )
     lance_io.write(place, "training_data", chips, profile=profile)
