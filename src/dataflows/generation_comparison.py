@@ -127,10 +127,11 @@ def compare_generations(store: str, first: str, second: str, rule: ComparisonRul
         UnknownNameError: there is no such generation or backend.
         ConfigError: both name one generation.
     """
-    one, two = _side(store, first), _side(store, second)
+    known = generations(store)
+    one, two = _side(known, first), _side(known, second)
     if one.generation == two.generation:
         raise ConfigError(f"{first} and {second} are both generation {one.generation}; name two")
-    found = MaskComparison(store=store, first=_title(store, one), second=_title(store, two), rule=rule)
+    found = MaskComparison(store=store, first=_title(known, one), second=_title(known, two), rule=rule)
     for block in _blocks(store, [one.generation, two.generation], rule):
         found.outdated_first += block.outdated[one.generation]
         found.outdated_second += block.outdated[two.generation]
@@ -157,15 +158,16 @@ def compare_with_truth(store: str, first: str, truth: str | Path, rule: Comparis
         UnknownNameError: there is no such generation or backend.
         ConfigError: the truth cannot be read.
     """
-    known, one = Truth.read(truth), _side(store, first)
-    found = MaskComparison(store=store, first=_title(store, one), second=f"truth {truth}", rule=rule)
+    polygons, known = Truth.read(truth), generations(store)
+    one = _side(known, first)
+    found = MaskComparison(store=store, first=_title(known, one), second=f"truth {truth}", rule=rule)
     for block in _blocks(store, [one.generation], rule, every_chip=True):
         found.outdated_first += block.outdated[one.generation]
         on: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in block.masks[one.generation].values():
             on[row["uuid"]].append(row)
         for chip in block.chips:
-            _add_chip(found, block, chip, on.get(chip["uuid"], []), known)
+            _add_chip(found, block, chip, on.get(chip["uuid"], []), polygons)
     return found
 
 
@@ -312,9 +314,8 @@ def _area_m2(mask: NDArray[np.bool_] | None, grid: ChipGrid) -> float:
     return 0.0 if mask is None else float(mask.sum()) * _pixel_m2(grid)
 
 
-def _side(store: str, name: str) -> Generation:
+def _side(known: list[Generation], name: str) -> Generation:
     """The generation of a number, or the newest of a backend."""
-    known = generations(store)
     found = [row for row in known if name in (str(row.generation), row.backend)]
     if not found:
         names = dict.fromkeys([*(str(row.generation) for row in known), *(row.backend for row in known)])
@@ -322,8 +323,8 @@ def _side(store: str, name: str) -> Generation:
     return max(found, key=lambda row: row.generation)
 
 
-def _title(store: str, side: Generation) -> str:
-    backends = dict.fromkeys(row.backend for row in generations(store) if row.generation == side.generation)
+def _title(known: list[Generation], side: Generation) -> str:
+    backends = dict.fromkeys(row.backend for row in known if row.generation == side.generation)
     return f"generation {side.generation} ({', '.join(backends)})"
 
 

@@ -192,7 +192,7 @@ def _loop(work: _Work, buffer: CommitBuffer) -> None:
     renewed = time.monotonic()
     gc.freeze()
     for task in work.tasks():
-        outcome = run_partition(work.driver, made_once, task, provenance, policy, output=OUTPUT)
+        outcome = run_partition(work.driver, made_once, task, provenance, policy, output=OUTPUT, plans=False)
         _take(work.summary, outcome)
         buffer.take(outcome.rows)
         if buffer.full:
@@ -286,7 +286,7 @@ def _started(
         chips=plan.chips,
         chips_skipped=plan.skipped,
         chips_failed_before=plan.failed_before,
-        chips_pending=len(plan.pending),
+        chips_pending=len(plan.pending) + len(plan.failures),
         chips_failed=len(plan.failures),
         partitions=len(plan.partitions),
     )

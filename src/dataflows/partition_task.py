@@ -120,6 +120,8 @@ def run_partition(
     policy: RetryPolicy,
     *,
     output: str = "sample_write",
+    output: str = "sample_write",
+    plans: bool = True,
     reads: Callable[[], Mapping[str, Any]] | None = None,
 ) -> PartitionOutcome:
     """Make one task's rows; what fails, fails as rows of ``errors``.
@@ -133,6 +135,7 @@ def run_partition(
         provenance: what rows say of their origin.
         policy: how often to try again.
         output: node that hands the rows over and returns the receipt.
+        plans: whether chips and prompts are nodes of the flow; else they are its inputs.
         reads: results of :data:`READS` for the task, where they were made ahead; further tries read anew.
 
     Raises:
@@ -146,7 +149,7 @@ def run_partition(
         try:
             ahead, reads = reads, None
             shared = {**made_once, **(ahead() if ahead else {})}
-            made, receipt = _executed(driver, shared, left, provenance, output)
+            made, receipt = _executed(driver, shared, left, provenance, output=output, plans=plans)
         except Exception as error:  # whatever fails in one partition, the others go on
             if interrupted(error):
                 raise KeyboardInterrupt from error
@@ -190,25 +193,28 @@ def read_ahead(driver: Driver, made_once: Mapping[str, Any], task: PartitionTask
     Raises:
         AegirError: an imagery source cannot be used.
     """
-    given, overrides = _work(driver, made_once, task)
-    found: Mapping[str, Any] = driver.execute(list(READS), inputs=given, overrides=overrides)
+    overrides = {**made_once, "chip_plan": task.chips, "prompts": task.prompts}
+    found: Mapping[str, Any] = driver.execute(list(READS), overrides=overrides)
     return found
 
 
-def _work(driver: Driver, made_once: Mapping[str, Any], task: PartitionTask) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Inputs and overrides that hand a task over: what one flow plans itself, another is given."""
-    work = {"chip_plan": task.chips, "prompts": task.prompts}
-    given = {name: table for name, table in work.items() if driver.graph.nodes[name].user_defined}
-    return given, {**made_once, **{name: table for name, table in work.items() if name not in given}}
-
-
 def _executed(
-    driver: Driver, made_once: Mapping[str, Any], task: PartitionTask, provenance: Provenance, output: str
+    driver: Driver,
+    made_once: Mapping[str, Any],
+    task: PartitionTask,
+    provenance: Provenance,
+    *,
+    output: str,
+    plans: bool,
 ) -> tuple[PartitionRows, dict[str, int]]:
     rows = PartitionRows()
-    given, overrides = _work(driver, made_once, task)
-    inputs = {"partition": task.partition, "provenance": provenance, "commit_buffer": rows, **given}
-    receipt: dict[str, int] = driver.execute([output], inputs=inputs, overrides=overrides)[output]
+    work = {"chip_plan": task.chips, "prompts": task.prompts}
+    inputs = {"partition": task.partition, "provenance": provenance, "commit_buffer": rows}
+    receipt: dict[str, int] = driver.execute(
+        [output],
+        inputs=inputs if plans else inputs | work,
+        overrides={**made_once, **work} if plans else dict(made_once),
+    )[output]
     return rows, {name: count for name, count in receipt.items() if name != "partition"}
 
 

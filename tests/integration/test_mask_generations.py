@@ -46,6 +46,16 @@ def region(built, tmp_path):
     return mini_region.MiniRegion(built.root, {**built.settings, "store": str(store)})
 
 
+@pytest.fixture(scope="module")
+def second(built, tmp_path_factory):
+    """The built region with a second generation, to look at."""
+    store = tmp_path_factory.mktemp("second") / "store"
+    shutil.copytree(built.settings["store"], store)
+    region = mini_region.MiniRegion(built.root, {**built.settings, "store": str(store)})
+    assert main(command(region, *CHANGED, "--json")) == 0
+    return region
+
+
 def command(region, *more, name="masks"):
     return [name, "--config", str(region.root / "flow.json"), "--store", region.settings["store"], *more]
 
@@ -84,11 +94,10 @@ class TestNewGeneration:
         assert {row["mask_recipe"] for row in new} == {done["mask_recipe"]}
         assert {row["mask_recipe"] for row in before} != {done["mask_recipe"]}
 
-    def test_agreement_is_the_iou_with_the_first_mask(self, region, capsys):
-        made(region, capsys, *CHANGED)
-        first = {(row["prompt_id"], row["uuid"]): row for row in masks(region, "generation = 0")}
+    def test_agreement_is_the_iou_with_the_first_mask(self, second, capsys):
+        first = {(row["prompt_id"], row["uuid"]): row for row in masks(second, "generation = 0")}
         found = []
-        for row in masks(region, "generation = 1"):
+        for row in masks(second, "generation = 1"):
             other = first[row["prompt_id"], row["uuid"]]
             wanted = iou(pixels(row["mask"]), pixels(other["mask"]))
             found.append(dict(row["scores"])["agreement"])
@@ -139,10 +148,9 @@ class TestNewGeneration:
         assert json.loads(run["config"])["mask_options"] == {"growth_share": 0.3, "core_share": 0.15}
         assert json.loads(run["counts"])["masks_written"] == done["masks_written"]
 
-    def test_explain_knows_a_mask_of_it(self, region, capsys):
-        made(region, capsys, *CHANGED)
-        one, first = (masks(region, f"generation = {number}")[0] for number in (1, 0))
-        store = region.settings["store"]
+    def test_explain_knows_a_mask_of_it(self, second, capsys):
+        one, first = (masks(second, f"generation = {number}")[0] for number in (1, 0))
+        store = second.settings["store"]
         assert main(["explain", one["mask_id"], "--store", store, "--json"]) == 0
         chain = json.loads(capsys.readouterr().out)
         assert (chain["mask"]["generation"], chain["run"]["flow"], len(chain["prompts"])) == (1, "masks", 1)
@@ -165,17 +173,16 @@ class TestNewGeneration:
         made(region, capsys, *CHANGED)
         assert report.truth_scores(region.settings["store"], truth) == before
 
-    def test_the_list(self, region, capsys):
-        made(region, capsys, *CHANGED)
-        assert main(["masks", "--list", "--store", region.settings["store"], "--json"]) == 0
+    def test_the_list(self, second, capsys):
+        assert main(["masks", "--list", "--store", second.settings["store"], "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert [row["generation"] for row in found] == [0, 1]
         for row in found:
-            rows = masks(region, f"generation = {row['generation']}")
+            rows = masks(second, f"generation = {row['generation']}")
             assert row["masks"] == len(rows) == sum(row["verdicts"].values())
             assert row["mean_score"] == pytest.approx(np.mean([mask["score"] for mask in rows]))
             assert (row["mean_quality"], row["calibrations"]) == (None, [])
-        assert main(["masks", "--list", "--store", region.settings["store"]]) == 0
+        assert main(["masks", "--list", "--store", second.settings["store"]]) == 0
         text = capsys.readouterr().out
         assert all(row["mask_recipe"] in text for row in found)
 
@@ -210,6 +217,17 @@ class TestSameImage:
             assert chip.grid == was[uuid].grid
             several += len(chip.scene_ids) > 1
         assert several >= 2
+
+    def test_prompts_the_settings_no_longer_lead_to_are_those_of_the_store(self, built):
+        """Another margin in the settings does not move what was asked; longitude and latitude lead to 10 nm."""
+        config = from_mapping({**built.settings, "margin_share": 0.2})
+        scenes = drivers.build_driver("masks", config).execute(["vhr_scenes"])["vhr_scenes"]
+        found = plan_generation(config, scenes, mask_recipe="other", generation=1).prompts.sort_by("prompt_id")
+        same = drivers.build_driver("masks", from_mapping(built.settings)).execute(["vhr_scenes"])["vhr_scenes"]
+        wanted = plan_generation(from_mapping(built.settings), same, mask_recipe="other", generation=1).prompts
+        for one, two in zip(found.to_pylist(), wanted.sort_by("prompt_id").to_pylist(), strict=True):
+            both = [shapely.get_coordinates(shapely.from_wkb(row["utm_geometry"])) for row in (one, two)]
+            np.testing.assert_allclose(both[0], both[1], rtol=0, atol=1e-8)
 
     def test_imagery_that_changed_is_an_error_and_no_mask(self, region, built, capsys, tmp_path):
         moved_root = tmp_path / "imagery"
@@ -335,43 +353,41 @@ class TestComparison:
         assert turned["boundary_precision"] == pytest.approx(overall["boundary_recall"])
         assert (turned["only_first"], turned["iou"]) == (1, pytest.approx(overall["iou"]))
 
-    def test_against_truth_every_mask_and_object_is_counted(self, region, capsys, tmp_path):
-        made(region, capsys, *CHANGED)
+    def test_against_truth_every_mask_and_object_is_counted(self, second, capsys, tmp_path):
         background = lance_io.scan(
-            region.settings["store"], "training_data", ["vhr_transform"], "chip_role != 'labelled'"
+            second.settings["store"], "training_data", ["vhr_transform"], "chip_role != 'labelled'"
         ).to_pylist()
         left, top = (background[0]["vhr_transform"][number] for number in (2, 5))
         truth = written_truth(tmp_path, [shapely.box(left + 5, top - 12, left + 11, top - 6), *mini_region.pv_boxes()])
-        found = compared(region, capsys, "0", "--truth", str(truth))
-        rows = masks(region, "generation = 0")
+        found = compared(second, capsys, "0", "--truth", str(truth))
+        rows = masks(second, "generation = 0")
         overall = found["overall"]
         assert overall["pairs"] + overall["both_empty"] + overall["only_first"] == len(rows)
         # labels of which the imagery shows nothing have no truth; a true object without a label has no mask
         assert overall["only_first"] >= 6
-        lone = compared(region, capsys, "0", "--truth", str(written_truth(tmp_path, mini_region.pv_boxes())))
+        lone = compared(second, capsys, "0", "--truth", str(written_truth(tmp_path, mini_region.pv_boxes())))
         assert overall["only_second"] == lone["overall"]["only_second"] + 1
         assert overall["iou"] == pytest.approx(lone["overall"]["iou"])
         assert overall["iou"] > 0.8
-        accepted = compared(region, capsys, "classical", "--truth", str(truth), "--verdict", "accept")
+        accepted = compared(second, capsys, "classical", "--truth", str(truth), "--verdict", "accept")
         assert accepted["first"].startswith("generation 1")
         counted = accepted["overall"]
         assert counted["pairs"] + counted["only_first"] + counted["both_empty"] == len(
-            masks(region, "generation = 1 AND verdict = 'accept'")
+            masks(second, "generation = 1 AND verdict = 'accept'")
         )
 
-    def test_its_mean_iou_of_accepted_masks_is_that_of_the_report(self, region, capsys, tmp_path):
+    def test_its_mean_iou_of_accepted_masks_is_that_of_the_report(self, second, capsys, tmp_path):
         truth = written_truth(tmp_path, mini_region.pv_boxes())
-        found = compared(region, capsys, "0", "--truth", str(truth), "--verdict", "accept")["overall"]
-        scores = report.truth_scores(region.settings["store"], truth)
+        found = compared(second, capsys, "0", "--truth", str(truth), "--verdict", "accept")["overall"]
+        scores = report.truth_scores(second.settings["store"], truth)
         assert found["pairs"] + found["only_first"] == scores.masks
         assert found["only_first"] == scores.false_accepts
         assert found["iou"] == pytest.approx(scores.mask_iou)
 
-    def test_the_table(self, region, capsys):
-        made(region, capsys, *CHANGED)
+    def test_the_table(self, second, capsys):
         for unit, stated in (("px", "3 px"), ("m", "3 m")):
             assert (
-                main(["compare-masks", "0", "1", "--store", region.settings["store"], f"--tolerance-{unit}", "3"]) == 0
+                main(["compare-masks", "0", "1", "--store", second.settings["store"], f"--tolerance-{unit}", "3"]) == 0
             )
             text = capsys.readouterr().out
             assert "generation 0 (classical) against generation 1 (classical)" in text
@@ -407,14 +423,15 @@ class TestComparison:
             (("0", "--truth", "/nowhere.geojson"), "nowhere"),
         ],
     )
-    def test_refused(self, region, capsys, more, words):
-        made(region, capsys, *CHANGED)
-        assert main(["compare-masks", *more, "--store", region.settings["store"]]) == 2
+    def test_refused(self, second, capsys, more, words):
+        assert main(["compare-masks", *more, "--store", second.settings["store"]]) == 2
         assert words in capsys.readouterr().err
 
 
 class TestKilled:
-    @pytest.mark.parametrize(("call", "moment"), [(WRITE, "before"), (MERGE, "within"), (WRITE, "after")])
+    @pytest.mark.parametrize(
+        ("call", "moment"), [(WRITE, "before"), (MERGE, "within"), pytest.param(WRITE, "after", marks=pytest.mark.slow)]
+    )
     def test_it_goes_on_where_it_was(self, region, capsys, tmp_path, call, moment):
         """Killed hard around the second commit of masks: in the end the rows of a run that was left alone."""
         calm = _calm(region, capsys, tmp_path)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -49,8 +48,6 @@ class Driver:
     def __init__(self, meets: Callable[[int, str | None], Exception | None] | None = None) -> None:
         self.meets = meets or (lambda _, __: None)
         self.asked: list[list[str]] = []
-        planned = SimpleNamespace(user_defined=False)
-        self.graph = SimpleNamespace(nodes={"chip_plan": planned, "prompts": planned})
 
     def execute(self, nodes: list[str], *, inputs: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
         assert nodes == ["sample_write"]

@@ -30,8 +30,6 @@ class Driver:
         self.errors: dict[tuple[str, int], Exception] = {}
         self.read = [threading.Event() for _ in range(10)]
         self.overlap = overlap
-        planned = SimpleNamespace(user_defined=False)
-        self.graph = SimpleNamespace(nodes={"chip_plan": planned, "prompts": planned})
 
     def execute(self, nodes: list[str], inputs: dict[str, Any] | None = None, overrides: Any = None) -> dict[str, Any]:
         number = overrides["chip_plan"]["number"][0].as_py()
