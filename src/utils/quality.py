@@ -143,8 +143,8 @@ def area_agreement(area_m2: float, stated_m2: float | None) -> float | None:
 def mask_score(scores: Mapping[str, float], flags: Collection[str] = ()) -> float:
     """Mean of the :data:`SCORE_PARTS` that are known, 0 to 1, uncalibrated.
 
-    Scores that are not finite are not known; without any the score is 0. A ``point_only`` mask has no box to agree with, which counts as no agreement; ``empty``,
-    ``not_in_chip`` and ``no_context`` masks score 0.
+    Scores that are not finite are not known; without any the score is 0. A ``point_only`` mask has no box to agree
+    with, which counts as no agreement; ``empty``, ``not_in_chip`` and ``no_context`` masks score 0.
     """
     if set(UNJUDGED) & set(flags):
         return 0.0
