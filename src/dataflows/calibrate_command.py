@@ -167,8 +167,11 @@ def print_calibration(
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in entry.weights)
         fit.add_row(entry.backend, entry.kind, str(entry.n), f"{entry.mean_iou:.3f}", weights)
     console.print(fit)
-    console.print(curve_table(found, title="quality from other chips (5 folds), 95 % intervals over chips"))
-    console.print(reliability_table(found))
+    if found:
+        console.print(curve_table(found, title="quality from other chips (5 folds), 95 % intervals over chips"))
+        console.print(reliability_table(found))
+    else:
+        console.print("too few masks or chips to say how well it ranks masks of other chips")
     for why, count in measured.left_out.items():
         console.print(f"{count} masks left out: {why}", highlight=False)
     console.print(f"written to {path}", highlight=False, soft_wrap=True)

@@ -143,12 +143,12 @@ def area_agreement(area_m2: float, stated_m2: float | None) -> float | None:
 def mask_score(scores: Mapping[str, float], flags: Collection[str] = ()) -> float:
     """Mean of the :data:`SCORE_PARTS` that are known, 0 to 1, uncalibrated.
 
-    Without any the score is 0. A ``point_only`` mask has no box to agree with, which counts as no agreement; ``empty``,
-    ``not_in_chip`` and ``no_context`` masks score 0.
+    Scores that are not finite are not known; without any the score is 0. A ``point_only`` mask has no box to agree
+    with, which counts as no agreement; ``empty``, ``not_in_chip`` and ``no_context`` masks score 0.
     """
     if set(UNJUDGED) & set(flags):
         return 0.0
-    known = [scores[part] for part in SCORE_PARTS if part in scores]
+    known = [scores[part] for part in SCORE_PARTS if np.isfinite(scores.get(part, np.nan))]
     if not known:
         return 0.0
     return sum(known) / (len(known) + ("point_only" in flags and "box_agreement" not in scores))

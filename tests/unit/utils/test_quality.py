@@ -150,6 +150,9 @@ class TestMaskScore:
         assert mask_score(scores | {"ring_contrast": 0.3}) == pytest.approx(0.6)
         assert mask_score(scores | {"predicted_iou": 0.3}) == pytest.approx(0.6)
 
+    def test_a_score_that_is_no_number_is_not_known(self) -> None:
+        assert mask_score({"stability": float("nan"), "box_agreement": 0.6}) == pytest.approx(0.6)
+
     def test_nothing_known_is_zero(self) -> None:
         assert mask_score({"rectangularity": 0.9}) == 0.0
 

@@ -104,6 +104,14 @@ class TestRefine:
         assert after.mean() > before.mean() + 0.05
         assert (after < before - 0.01).mean() <= 0.05
 
+    @pytest.mark.parametrize("gsd_m", [0.1, 0.2, 0.45, 0.6])
+    def test_lowers_no_mean_iou_at_the_resolutions_of_real_imagery(self, gsd_m: float) -> None:
+        pairs = [(mask_of(seen.data, gsd_m=gsd_m), truth) for seen, truth in degraded_arrays(25)]
+        before = np.array([iou(seen.data, truth) for seen, truth in pairs])
+        after = np.array([iou(refine(seen).data, truth) for seen, truth in pairs])
+        print(f"{gsd_m} m: {before.mean():.3f} raw, {after.mean():.3f} refined")
+        assert after.mean() >= before.mean()
+
     def test_arrays_cut_by_the_chip_edge_are_not_eaten(self) -> None:
         data = np.zeros((40, 40), dtype=np.bool_)
         data[:20, :] = True
