@@ -120,7 +120,6 @@ def run_partition(
     policy: RetryPolicy,
     *,
     output: str = "sample_write",
-    output: str = "sample_write",
     plans: bool = True,
     reads: Callable[[], Mapping[str, Any]] | None = None,
 ) -> PartitionOutcome:
