@@ -9,6 +9,9 @@ import yaml
 from store.catalogue_place import is_server
 from utils.errors import ConfigError
 
+WEIGHTS = ("checkpoint", "checkpoint_dir", "config", "model_id")
+"""Mask options that name files, or (the last two) may."""
+
 
 def file_values(file: Path, flow: str) -> dict[str, Any]:
     """Settings in a file of the flow ``flow``; the store is ``$AEGIR_STORE`` where the file names none.
@@ -39,6 +42,23 @@ def beside(file: Path, name: str, place: object) -> str:
     if not isinstance(place, str):
         raise ConfigError(f"{file}: {name} is {place!r}, not a path")
     return place if "://" in place or Path(place).is_absolute() else str(file.parent / place)
+
+
+def weights_beside(file: Path, options: object) -> object:
+    """Mask options, their relative paths of weights relative to the settings' file; names that are no path stay.
+
+    Raises:
+        ConfigError: a path is no text.
+    """
+    if not isinstance(options, dict):
+        return options
+    placed = dict(options)
+    for name, place in options.items():
+        named = name in ("config", "model_id") and not (isinstance(place, str) and (file.parent / place).exists())
+        home = isinstance(place, str) and place.startswith("~")
+        if name in WEIGHTS and place is not None and not named and not home:
+            placed[name] = beside(file, f"mask_options.{name}", place)
+    return placed
 
 
 def catalog_beside(file: Path, catalog: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dataflows import mask_backends
 from dataflows._settings import field_value, listed, section
-from dataflows._settings_file import beside, catalog_beside, file_values
+from dataflows._settings_file import beside, catalog_beside, file_values, weights_beside
 from dataflows.memory import most_chips
 from store.area_of_interest import is_wkt
 from store.calibration_files import DEFAULT, calibration_version
@@ -311,6 +311,8 @@ def load(path: str | Path, *, labels_only: bool = False, **changes: Any) -> Buil
         if values.get(name) and values[name] != DEFAULT and not str(values[name]).startswith("table:"):
             values[name] = beside(file, name, values[name])
     _place_labels(file, values)
+    if "mask_options" in values:
+        values["mask_options"] = weights_beside(file, values["mask_options"])
     for name in ("vhr", "msi"):
         if isinstance(values.get(name), dict) and "root" in values[name]:
             values[name] = {**values[name], "root": beside(file, f"{name}.root", values[name]["root"])}

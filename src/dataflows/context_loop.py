@@ -13,6 +13,7 @@ from hamilton.driver import Driver
 from dataflows._context_rows import ContextProvenance
 from dataflows.context_config import ContextConfig
 from dataflows.context_plan import ContextPlan, ContextUnit, plan
+from dataflows.memory import settled_heap
 from dataflows.run_summary import ContextSummary
 from store import lance_io
 from store.context_buffer import ContextBuffer
@@ -152,6 +153,7 @@ def run_unit(
     return receipt
 
 
+@settled_heap()
 def _run_units(
     driver: Driver,
     todo: ContextPlan,
@@ -161,7 +163,6 @@ def _run_units(
     summary: ContextSummary,
     report: Callable[[ContextSummary], None],
 ) -> None:
-    gc.freeze()
     for unit in todo.units:
         try:
             receipt = run_unit(driver, unit, todo.version, shared, provenance, buffer)

@@ -1,6 +1,5 @@
 """Answer the prompts of a store's chips by another backend, partition by partition, and go on where a run stopped."""
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -14,7 +13,7 @@ from hamilton.driver import Driver
 from dataflows.config import BuildConfig
 from dataflows.generation_plan import GenerationPlan, plan_generation
 from dataflows.lance_writer import Provenance
-from dataflows.memory import most_chips, raster_cache_bytes, waiting_bytes
+from dataflows.memory import most_chips, raster_cache_bytes, settled_heap, waiting_bytes
 from dataflows.outcome_loop import retry_policy
 from dataflows.partition_task import PartitionOutcome, PartitionTask, partition_tasks, run_partition
 from dataflows.run_summary import GenerationSummary
@@ -186,11 +185,11 @@ def _run(work: _Work) -> None:
             leases.release(work.config.store, work.holder)
 
 
+@settled_heap()
 def _loop(work: _Work, buffer: CommitBuffer) -> None:
     policy, provenance = retry_policy(work.config), _provenance(work)
     made_once = {name: value for name, value in work.shared.items() if name != "vhr_scenes"}
     renewed = time.monotonic()
-    gc.freeze()
     for task in work.tasks():
         outcome = run_partition(work.driver, made_once, task, provenance, policy, output=OUTPUT, plans=False)
         _take(work.summary, outcome)

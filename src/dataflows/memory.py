@@ -1,6 +1,9 @@
 """How many chips may be in the making at once under a memory budget."""
 
+import gc
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from math import ceil
 from typing import Protocol
@@ -34,6 +37,16 @@ class _Settings(Protocol):
 
     @property
     def profile(self) -> ChipProfile: ...
+
+
+@contextmanager
+def settled_heap() -> Iterator[None]:
+    """What is loaded so far stays: within the block, collections after each task need not look at it again."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def parsed_bytes(text: str) -> int:

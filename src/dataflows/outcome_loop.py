@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataflows.build_plan import BuildPlan
 from dataflows.config import BuildConfig
 from dataflows.engines import Engine
+from dataflows.memory import settled_heap
 from dataflows.partition_task import PartitionOutcome
 from dataflows.run_summary import RunSummary
 from dataflows.work_shares import WorkShares
@@ -47,8 +48,11 @@ class OutcomeLoop:
 
     def run(self, engine: Engine) -> None:
         """Make all partitions: those whose lease is free, then what other runs leave undone."""
+        with settled_heap():
+            self._run(engine)
+
+    def _run(self, engine: Engine) -> None:
         partitions = self._build.partitions
-        gc.freeze()
         while partitions:
             for outcome in engine.outcomes(self._shares.tasks(partitions)):
                 self._take(outcome)

@@ -1,5 +1,6 @@
 """What engines share: the Protocol, what a worker is told, and the worker itself."""
 
+import atexit
 import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -131,4 +132,5 @@ def _worker(key: str) -> Worker:
     driver = build_driver("build", spec.config)
     own = driver.execute(list(WORKERS_OWN), overrides=dict(spec.shared))
     gc.freeze()
+    atexit.register(gc.unfreeze)
     return Worker(driver=driver, made_once={**spec.shared, **own}, spec=spec)

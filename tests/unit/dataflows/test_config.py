@@ -278,3 +278,18 @@ class TestFiles:
         path.write_bytes(b"\xff\xfe\x00\x01")
         with pytest.raises(ConfigError, match=r"flow\.yaml"):
             load(path)
+
+
+def test_weights_lie_beside_the_settings_file(tmp_path):
+    file = tmp_path / "flow.yaml"
+    (tmp_path / "model").mkdir()
+    options = {"checkpoint": "weights/sam.pth", "model_id": "model", "config": "configs/sam2.1/sam2.1_hiera_t.yaml"}
+    file.write_text(yaml.safe_dump(LEAST | {"mask_backend": "sam", "mask_options": options}))
+    found = load(file).mask_options
+    assert found == {
+        "checkpoint": str(tmp_path / "weights" / "sam.pth"),
+        "model_id": str(tmp_path / "model"),
+        "config": "configs/sam2.1/sam2.1_hiera_t.yaml",
+    }
+    file.write_text(yaml.safe_dump(LEAST | {"mask_options": {"checkpoint": "~/sam.pth", "model_id": "facebook/sam"}}))
+    assert load(file).mask_options == {"checkpoint": "~/sam.pth", "model_id": "facebook/sam"}
