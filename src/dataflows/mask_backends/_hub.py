@@ -99,7 +99,8 @@ def _translated(repository: str) -> Iterator[None]:
         raise WeightsUnreachableError(f"{place} cannot be downloaded: {str(error)[:300]}") from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
         raise WeightsError(f"{place} does not exist or lacks a file: {str(error)[:300]}") from error
-    except OSError as error:
+    except (OSError, *errors.HfHubHTTPError.__bases__) as error:
+        # the bases are the errors of the client's own HTTP library, which differs from version to version
         raise WeightsUnreachableError(f"{place} cannot be downloaded: {str(error)[:300]}") from error
 
 
