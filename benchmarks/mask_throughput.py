@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import shapely
 import torch
-from orchestration_overhead import WORK, build, spread
+from orchestration_overhead import PLANNING, WORK, build, spread
 from support.driven_models import KINDS, quiet
 
 from dataflows.config import from_mapping
@@ -160,17 +160,18 @@ def whole_flow(name: str, arguments: argparse.Namespace, folder: Path) -> None:
     del driven
     with quiet():
         found = build(from_mapping(settings))
-    rest = found.counted_s - found.watch.seconds[WORK]
     print(
         f"\nbuild with {name}: {found.summary.chips_written} chips, {sum(found.summary.masks.values())} masks, "
-        f"{found.seconds:.1f} s, {found.summary.chips_failed} failed"
+        f"{found.summary.chips_failed} chips failed; seconds of wall and CPU time"
     )
     for part, seconds in sorted(found.watch.seconds.items(), key=lambda one: -one[1])[:6]:
-        print(f"  {seconds:8.2f} s {seconds / found.seconds:6.1%}  {part}")
-    print(
-        f"  orchestration (Hamilton, Arrow, Lance, leases) {rest / found.seconds:.1%} of the wall time, "
-        f"{rest / found.counted_s:.1%} without planning (asked ≤ 5 %)"
-    )
+        print(f"  {seconds:8.2f} {found.watch.cpu_s[part]:8.2f}  {part}")
+    for what, whole, parts in (("wall", found.seconds, found.watch.seconds), ("CPU", found.cpu_s, found.watch.cpu_s)):
+        counted = whole - parts[PLANNING]
+        print(
+            f"  orchestration (Hamilton, Arrow, Lance, leases), {what}: {(counted - parts[WORK]) / whole:.1%} of all, "
+            f"{(counted - parts[WORK]) / counted:.1%} without planning (asked ≤ 5 %)"
+        )
 
 
 def _pixels(prompt: Prompt, chip: RasterChip) -> PixelPrompt:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dataflows.mask_backends._weights import refuse_offline
 from utils.errors import ExtraMissingError, WeightsError, WeightsNotFoundError, WeightsUnreachableError
@@ -89,6 +89,8 @@ def _translated(repository: str) -> Iterator[None]:
     from huggingface_hub import errors  # noqa: PLC0415 - with an extra
 
     place = f"{repository} on huggingface.co"
+    # its bases are the errors of the client's own HTTP library, which differs from version to version
+    unreachable = cast("tuple[type[Exception], ...]", (OSError, *errors.HfHubHTTPError.__bases__))
     try:
         yield
     except errors.GatedRepoError as error:
@@ -99,7 +101,7 @@ def _translated(repository: str) -> Iterator[None]:
         raise WeightsUnreachableError(f"{place} cannot be downloaded: {str(error)[:300]}") from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
         raise WeightsError(f"{place} does not exist or lacks a file: {str(error)[:300]}") from error
-    except OSError as error:
+    except unreachable as error:
         raise WeightsUnreachableError(f"{place} cannot be downloaded: {str(error)[:300]}") from error
 
 

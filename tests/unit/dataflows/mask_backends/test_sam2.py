@@ -300,3 +300,11 @@ def test_without_the_package_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setattr(backend_module, "find_spec", lambda name: None)
     with pytest.raises(ExtraMissingError, match=r"lance\[sam2\]"):
         mask_backends.get("sam2", model_id="sam2-hiera-tiny")
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_answers_alike(files) -> None:
+    plain, compiled = (Sam2Backend(**files, device="cpu", compile=on).load() for on in (False, True))
+    for image in (image_of(SIZES[0]), image_of(SIZES[1], 1)):
+        (a,), (b,) = plain.encode([image]), compiled.encode([image])
+        torch.testing.assert_close(a[0], b[0], rtol=1e-3, atol=1e-4)

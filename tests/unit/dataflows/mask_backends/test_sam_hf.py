@@ -413,3 +413,13 @@ def test_words_refuse_earlier_masks(folder_of) -> None:
     model = model_of(folder_of("sam3"), text="solar panel")
     with pytest.raises(MaskError, match="takes no earlier masks"):
         model.decode(model.encode([image_of(SIZES[0])])[0], SIZES[0], [prompt_of(SIZES[0], previous=True)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_a_compiled_encoder_answers_alike(folder_of, kind) -> None:
+    plain, compiled = (model_of(folder_of(kind), compile=on) for on in (False, True))
+    for image in (image_of(SIZES[0]), image_of(SIZES[1], 1)):
+        ((a, _),), ((b, _),) = plain.encode([image]), compiled.encode([image])
+        for ours, theirs in zip(a, b, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
