@@ -1,9 +1,8 @@
 """Masks of one generation against those of another, or against true polygons, in memory bounded by a few chips."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from dataflows._mask_blocks import MaskBlock, mask_blocks
 from dataflows.truth import Truth, rasterised
-from store import lance_io
 from store.generations import Generation, generations
-from store.schemas import profile_of
-from store.sql import literals
 from utils.errors import ConfigError, UnknownNameError
 from utils.geo import reproject
 from utils.mask_comparison import SIZE_CLASSES, ComparisonTally, MaskPair, mask_pair, size_class
@@ -24,11 +21,6 @@ from utils.types import ChipGrid
 DIMENSIONS = ("size", "gsd", "kind", "backend")
 """What masks can be grouped by."""
 VERDICTS = ("accept", "review", "reject", "not_in_chip")
-_CHIPS_AT_ONCE = 64
-_COLUMNS = (
-    "prompt_id", "uuid", "generation", "backend", "mask", "verdict", "epsg", "transform", "created_at", "run_id",
-)  # fmt: skip
-_PROMPT_COLUMNS = ("prompt_id", "uuid", "kind", "geometry", "created_at", "run_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +124,7 @@ def compare_generations(store: str, first: str, second: str, rule: ComparisonRul
     if one.generation == two.generation:
         raise ConfigError(f"{first} and {second} are both generation {one.generation}; name two")
     found = MaskComparison(store=store, first=_title(known, one), second=_title(known, two), rule=rule)
-    for block in _blocks(store, [one.generation, two.generation], rule):
+    for block in mask_blocks(store, [one.generation, two.generation], rule.verdicts):
         found.outdated_first += block.outdated[one.generation]
         found.outdated_second += block.outdated[two.generation]
         for key in sorted(block.masks[one.generation].keys() | block.masks[two.generation].keys()):
@@ -161,7 +153,7 @@ def compare_with_truth(store: str, first: str, truth: str | Path, rule: Comparis
     polygons, known = Truth.read(truth), generations(store)
     one = _side(known, first)
     found = MaskComparison(store=store, first=_title(known, one), second=f"truth {truth}", rule=rule)
-    for block in _blocks(store, [one.generation], rule, every_chip=True):
+    for block in mask_blocks(store, [one.generation], rule.verdicts, every_chip=True):
         found.outdated_first += block.outdated[one.generation]
         on: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in block.masks[one.generation].values():
@@ -171,75 +163,7 @@ def compare_with_truth(store: str, first: str, truth: str | Path, rule: Comparis
     return found
 
 
-@dataclass(kw_only=True)
-class _Block:
-    """Masks and prompts of a few chips."""
-
-    shape: tuple[int, int]
-    """Rows and columns of a mask."""
-    masks: dict[int, dict[tuple[str, str], dict[str, Any]]]
-    """Generation → (prompt, chip) → its newest mask in force."""
-    outdated: dict[int, int]
-    """Generation → masks older than what they answer."""
-    prompts: dict[str, dict[str, Any]]
-    """Prompt → its row."""
-    chips: list[dict[str, Any]]
-    """Rows of ``training_data``, where they were asked for."""
-
-
-def _blocks(store: str, sides: Sequence[int], rule: ComparisonRule, *, every_chip: bool = False) -> Iterator[_Block]:
-    """The store's chips, a few at a time; only their ids are held all at once."""
-    profile = profile_of(lance_io.open_table(store, "masks").schema)
-    numbers = ", ".join(str(number) for number in sides)
-    uuids = set(lance_io.scan(store, "masks", ["uuid"], f"generation IN ({numbers})")["uuid"].to_pylist())
-    if every_chip:
-        uuids |= set(lance_io.scan(store, "training_data", ["uuid"])["uuid"].to_pylist())
-    ordered = sorted(uuids)
-    for start in range(0, len(ordered), _CHIPS_AT_ONCE):
-        here = f"uuid IN ({literals(ordered[start : start + _CHIPS_AT_ONCE])})"
-        prompts = {
-            row["prompt_id"]: row for row in lance_io.scan(store, "prompts", list(_PROMPT_COLUMNS), here).to_pylist()
-        }
-        where = f"{here} AND generation IN ({numbers}) AND retired_at IS NULL"
-        rows = lance_io.scan(store, "masks", list(_COLUMNS), where).sort_by("created_at").to_pylist()
-        block = _Block(
-            shape=(profile.height, profile.width),
-            masks={number: {} for number in sides},
-            outdated=dict.fromkeys(sides, 0),
-            prompts=prompts,
-            chips=_chips(store, here) if every_chip else [],
-        )
-        for row in rows:
-            block.masks[row["generation"]][row["prompt_id"], row["uuid"]] = row
-        for number, found in block.masks.items():
-            _leave_out(block, number, found, rule)
-        yield block
-
-
-def _leave_out(block: _Block, number: int, found: dict[tuple[str, str], dict[str, Any]], rule: ComparisonRule) -> None:
-    """Drop masks of other verdicts, and count and drop those older than what they answer."""
-    for key, row in list(found.items()):
-        if _is_outdated(row, block.prompts.get(row["prompt_id"])):
-            block.outdated[number] += 1
-            del found[key]
-        elif rule.verdicts and row["verdict"] not in rule.verdicts:
-            del found[key]
-
-
-def _is_outdated(mask: dict[str, Any], prompt: dict[str, Any] | None) -> bool:
-    if prompt is None:
-        return False
-    asked: datetime = prompt["created_at"]
-    return bool(mask["created_at"] < asked and mask["run_id"] != prompt["run_id"])
-
-
-def _chips(store: str, where: str) -> list[dict[str, Any]]:
-    columns = ["uuid", "vhr_epsg", "vhr_transform", "vhr_acquired_at", "footprint"]
-    rows: list[dict[str, Any]] = lance_io.scan(store, "training_data", columns, where).sort_by("uuid").to_pylist()
-    return rows
-
-
-def _add_pair(found: MaskComparison, block: _Block, one: dict[str, Any] | None, two: dict[str, Any] | None) -> None:
+def _add_pair(found: MaskComparison, block: MaskBlock, one: dict[str, Any] | None, two: dict[str, Any] | None) -> None:
     row = one or two
     assert row is not None  # noqa: S101 - a key comes from one of the sides
     grid = _grid(row, block.shape)
@@ -257,7 +181,7 @@ def _add_pair(found: MaskComparison, block: _Block, one: dict[str, Any] | None, 
 
 
 def _add_chip(
-    found: MaskComparison, block: _Block, chip: dict[str, Any], masks: list[dict[str, Any]], truth: Truth
+    found: MaskComparison, block: MaskBlock, chip: dict[str, Any], masks: list[dict[str, Any]], truth: Truth
 ) -> None:
     """The masks of one chip, and its true objects that none of their prompts touches."""
     grid = _grid({"epsg": chip["vhr_epsg"], "transform": chip["vhr_transform"]}, block.shape)

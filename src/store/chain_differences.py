@@ -13,7 +13,10 @@ from store.code_changes import by_module, code_changes
 
 _NO_CAUSE = {"store", "commit_every", "truth"}
 """Settings that neither choose nor shape rows."""
-_LABEL = ("kind", "geometry_digest", "label_geometry_digest", "margin_share", "installed_on", "repairs", "merged")
+_LABEL = (
+    "kind", "geometry_digest", "label_geometry_digest", "positive_points_digest", "negative_points_digest",
+    "margin_share", "installed_on", "repairs", "merged",
+)  # fmt: skip
 _OUTCOME = ("verdict", "score", "area_m2", "flags")
 
 

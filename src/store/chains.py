@@ -21,7 +21,8 @@ _PIXELS = {
     "vhr_image_chip", "msi_image_chip", "msi_scl", "msi_mask", "generated_mask", "prompt_geometry", "footprint",
 }  # fmt: skip
 _JSON = ("config", "recipes", "code", "inputs", "packages", "counts")
-_GEOMETRY = ("geometry", "label_geometry", "positive_points", "negative_points")
+_GEOMETRY = ("geometry", "label_geometry")
+_POINTS = ("positive_points", "negative_points")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +185,12 @@ def _prompts(moment: _Moment, where: str) -> list[dict[str, Any]]:
     """Prompts with a hash in place of each geometry."""
     rows = moment.rows("prompts", _columns("prompts", but=set(), uri=moment.uri), where)
     for row in rows:
-        # tables of earlier schema versions have no points
-        for name in set(_GEOMETRY) & row.keys():
+        for name in _GEOMETRY:
             row[f"{name}_digest"] = digest((row.pop(name) or b"").hex())
+        # tables of earlier schema versions have no points
+        for name in _POINTS:
+            points = row.pop(name, None)
+            row[f"{name}_digest"] = None if points is None else digest(points.hex())
     return rows
 
 
