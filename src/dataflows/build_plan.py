@@ -31,7 +31,7 @@ _PLAN_NODES = (
     "chip_plan",
 )
 _FAILURE_NODES = ("scene_failures", "label_failures", "placement_failures", "coverage_failures")
-_MADE_ONCE = (
+MADE_ONCE = (
     "vhr_imagery",
     "msi_imagery",
     "vhr_scenes",
@@ -115,7 +115,7 @@ def plan(
     if lance_io.table_exists(config.store, "training_data"):
         found = lance_io.open_table(config.store, "training_data").schema
         lance_io.check_schema(config.store, "training_data", found, training_data(config.profile))
-    nodes = [*_PLAN_NODES, *_FAILURE_NODES, *_MADE_ONCE]
+    nodes = [*_PLAN_NODES, *_FAILURE_NODES, *MADE_ONCE]
     results = driver.execute(nodes, inputs={"since_snapshot": since_snapshot})
     chips, left = results["chip_plan"], None
     done, others = _done(config, chips)
@@ -141,7 +141,7 @@ def plan(
         prompts=results["prompts"],
         failures=[failure for node in _FAILURE_NODES for failure in results[node]],
         retirement=retirement,
-        made_once={name: results[name] for name in _MADE_ONCE},
+        made_once={name: results[name] for name in MADE_ONCE},
         labels=len(results["labels"]),
         merged_labels=len(results["label_merges"]),
         label_snapshot=results["label_snapshot"],

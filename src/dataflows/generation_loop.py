@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from hamilton.driver import Driver
 
+from dataflows.build_plan import MADE_ONCE
 from dataflows.config import BuildConfig
 from dataflows.generation_plan import GenerationPlan, plan_generation
 from dataflows.lance_writer import Provenance
@@ -31,7 +32,6 @@ from utils.types import LoadableBackend
 
 FLOW = "masks"
 OUTPUT = "generation_write"
-_MADE_ONCE = ("vhr_imagery", "vhr_scenes", "mask_segmenter", "refinement_steps", "verdict_thresholds")
 _NUMBERS = "masks/generation"
 _CLAIMS = 300
 _WAIT_S = 0.2
@@ -74,7 +74,7 @@ def run_generation(
     lance_io.check_writable(config.store)
     # a store without chips is refused before the generation gets a number
     lance_io.open_table(config.store, "training_data")
-    shared = driver.execute(list(_MADE_ONCE))
+    shared = driver.execute([name for name in MADE_ONCE if name in driver.graph.nodes])
     run = _described(config, shared, today)
     holder = Holder(run_id=run.run_id, lease_s=config.lease_s)
     mark_killed(config.store, FLOW, run_lease_id)
@@ -188,10 +188,9 @@ def _run(work: _Work) -> None:
 @settled_heap()
 def _loop(work: _Work, buffer: CommitBuffer) -> None:
     policy, provenance = retry_policy(work.config), _provenance(work)
-    made_once = {name: value for name, value in work.shared.items() if name != "vhr_scenes"}
     renewed = time.monotonic()
     for task in work.tasks():
-        outcome = run_partition(work.driver, made_once, task, provenance, policy, output=OUTPUT, plans=False)
+        outcome = run_partition(work.driver, work.shared, task, provenance, policy, output=OUTPUT, plans=False)
         _take(work.summary, outcome)
         buffer.take(outcome.rows)
         if buffer.full:
