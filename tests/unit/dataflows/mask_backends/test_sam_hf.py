@@ -111,7 +111,7 @@ def asked(model: PointBoxModel, image: np.ndarray, prompt: PixelPrompt, *, multi
 
 @pytest.mark.parametrize("kind", POINT_KINDS)
 @pytest.mark.parametrize("multimask", [True, False])
-def test_answers_are_those_of_network_and_processor(folder_of, kind, multimask) -> None:
+def test_answers_are_those_of_network_and_processor(folder_of, no_network, kind, multimask) -> None:
     model = model_of(folder_of(kind), multimask=multimask)
     told = [{}, {"box": False, "points": 3}, {"points": 2}, {"previous": True}, {"points": 1, "previous": True}]
     images = [image_of(size, number) for number, size in enumerate(SIZES)]
@@ -260,6 +260,7 @@ def test_a_processor_of_another_model_is_refused(folder_of, tmp_path) -> None:
         ({"model_id": "what is this"}, WeightsError, "neither a local folder nor an id"),
         ({"model_id": "x", "text": " "}, ConfigError, "noun phrase"),
         ({"model_id": "x", "exemplars": True}, ConfigError, "go with text"),
+        ({"model_id": "x", "revision": 1}, ConfigError, "revision is text"),
         ({"model_id": "x", "least_score": 2}, ConfigError, "least_score is a number from 0 to 1"),
         ({"model_id": "x", "checkpoint": "y"}, UnknownNameError, "known: .*model_id"),
     ],
@@ -315,7 +316,7 @@ def test_words_need_a_tokenizer(folder_of, tmp_path) -> None:
 
 @pytest.mark.parametrize("kind", ["sam3", "sam3_video"])
 @pytest.mark.parametrize("size", SIZES[:3])
-def test_finds_are_those_of_network_and_processor(folder_of, kind, size) -> None:
+def test_finds_are_those_of_network_and_processor(folder_of, no_network, kind, size) -> None:
     import transformers
 
     folder, image = folder_of(kind), image_of(size)
