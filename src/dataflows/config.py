@@ -86,8 +86,8 @@ class BuildConfig:
     """Settings of ``utils.refinement.RefinementSteps``."""
     thresholds: Mapping[str, Any] = field(default_factory=dict)
     """Settings of ``utils.quality.Thresholds``."""
-    calibration: str | None = DEFAULT
-    """How scores become quality: a file of ``python -m dataflows calibrate``, ``default``, or None: uncalibrated."""
+    calibration: str | None = None
+    """How scores become quality: a file of ``python -m dataflows calibrate``, ``default`` (generated regions) or None."""
     margin_share: float = 0.0
     """Margin added to a label's box on each side, as a share of that side."""
     point_box_m: float = 15.0

@@ -29,6 +29,7 @@ _FLOW: dict[str, Any] = {
     "vhr": {"source": "local", "root": "vhr"},
     "msi": {"source": "local", "root": "msi"},
     "vhr_acquired": "latest",
+    "calibration": "default",
     "guard_m": 50.0,
     "min_valid_fraction": 0.1,
     "truth": "truth/pv.geojson",

@@ -20,7 +20,7 @@ from utils.geo import reproject
 def built(tmp_path_factory):
     """A mini region built twice over: its store, its settings and the truth of most of its arrays."""
     root = tmp_path_factory.mktemp("calibrate")
-    region = mini_region.make(root, calibration=None)
+    region = mini_region.make(root)
     run("build", from_mapping(region.settings))
     truth = root / "truth.geojson"
     boxes = [reproject(box, mini_region.EPSG, 4326) for box in mini_region.pv_boxes()[1:]]

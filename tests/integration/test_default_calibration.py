@@ -20,11 +20,11 @@ def test_the_command_makes_the_file_in_the_package(tmp_path):
     command = [sys.executable, "benchmarks/default_calibration.py", "--out", str(out), "--seeds", *seeds]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     made = calibration_at(str(out))
-    assert [(one.backend, one.kind, one.settings_recipe) for one in made.entries] == [
-        (one.backend, one.kind, one.settings_recipe) for one in shipped.entries
-    ], "fitted under other settings: run python benchmarks/default_calibration.py --write"
     x = np.linspace(0, 1, 51)
-    for new, old in zip(made.entries, shipped.entries, strict=True):
+    for new in made.entries:
+        old = shipped.entry(new.backend, new.kind, new.settings_recipe)
+        assert old, "fitted under other settings: run python benchmarks/default_calibration.py --write"
+        assert old.kind == new.kind
         assert dict(new.weights) == pytest.approx(dict(old.weights), abs=0.02)
         curves = [np.interp(x, *np.array(entry.knots).T) for entry in (new, old)]
         assert np.abs(curves[0] - curves[1]).mean() < 0.02

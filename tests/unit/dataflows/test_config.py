@@ -156,7 +156,7 @@ INSIDE = {
     "mask_options": {"a": 1},
     "refinement": {"close_m": 1},
     "thresholds": {"accept": 0.8},
-    "calibration": None,
+    "calibration": "default",
     "margin_share": 0.1,
     "point_box_m": 10,
     "min_overlap": 0.2,

@@ -28,7 +28,7 @@ def test_no_place_is_no_calibration():
     assert calibration_version(None) is None
 
 
-def test_the_package_has_one_for_the_default_backend():
+def test_the_package_has_one_for_the_sample_region():
     found = calibration_at(DEFAULT)
     assert {"box", "polygon", "point", "any"} == {entry.kind for entry in found.entries}
     assert {entry.backend for entry in found.entries} == {"classical"}
