@@ -32,6 +32,10 @@ _NEGLIGIBLE = 6.0
 """Log-weights this far below the best are dropped."""
 _SLACK = 0.35
 """Misfit of one side beyond which a rectangle is not drawn, as a share of the side."""
+_CONTACT = 0.2
+"""Share of a side below which a rectangle only touches it with a corner."""
+_COINCIDENCE = -2.0
+"""Log-likelihood of such a touch where the chip ends."""
 _BATCH = 1 << 22
 
 Bounds = tuple[float, float, float, float]
@@ -141,7 +145,7 @@ def box_shapes(
     masks, logs = [], []
     for angle, share in angles:
         held, misfit = _rectangles((x, y), (width, height), angle, visible, wanted)
-        fit = -misfit / (2 * jitter_share**2) + np.log(max(share, 1e-3))
+        fit = -misfit / (2 * jitter_share**2) + np.log(max(share, 1e-3)) + _chance(held, visible, wanted)
         masks.append(held)
         logs.append(fit)
     fits = np.concatenate(logs)
@@ -203,6 +207,28 @@ def _rectangles(
     if not kept:
         return np.zeros((0, CELLS**2), dtype=np.bool_), np.zeros(0)
     return np.concatenate(kept), np.concatenate(misfits)
+
+
+def _chance(masks: Bools, visible: Bools, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-likelihood that rectangles end where nothing more can be seen, shape (masks,).
+
+    A box that ends where the chip ends was cut there: a rectangle that only happens to touch that edge with a corner
+    is a coincidence on every such side.
+    """
+    held, seen = masks.reshape(-1, CELLS, CELLS), visible.reshape(CELLS, CELLS)
+    first_col, last_col, first_row, last_row = np.rint(wanted * CELLS).astype(np.int64)
+    across, along = slice(first_col, last_col), slice(first_row, last_row)
+    chance = np.zeros(len(masks))
+    sides = (
+        (seen[along, :first_col].any(), held[:, along, first_col]),
+        (seen[along, last_col:].any(), held[:, along, last_col - 1]),
+        (seen[:first_row, across].any(), held[:, first_row, across]),
+        (seen[last_row:, across].any(), held[:, last_row - 1, across]),
+    )
+    for more_to_see, contact in sides:
+        if not more_to_see:
+            chance += np.where(contact.mean(axis=1) < _CONTACT, _COINCIDENCE, 0.0)
+    return chance
 
 
 def _extents(masks: Bools) -> NDArray[np.float64]:

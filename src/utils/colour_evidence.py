@@ -18,6 +18,10 @@ _ON, _OFF = 0.85, 0.15
 _SUREST = 0.75
 """Quantile of the likelihood inside the prompt that is sure enough where little is."""
 _LEAST_SHARE = 0.01
+_COOL = 0.25
+"""Quantile of warmth on the object that is its modules': what is between them is warmer."""
+_WARM_RISE = 6.0
+"""Warmth over which the full loss is reached."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +31,7 @@ class ColourEvidence:
     log_odds: Floats
     """Above 0 where a pixel resembles the object more than its surroundings, shape (pixels,)."""
     contrast: float
-    """Share of the sure object pixels that resemble the object, less that share off the object; 0 to 1."""
+    """Mean probability of the sure object pixels by colour alone, less that of the sure others; 0 to 1."""
 
 
 def lab_image(rgb: Bytes, median_px: int) -> Floats:
@@ -67,6 +71,10 @@ class PaletteSizes:
     """Least standard deviation of a colour, in units of the planes."""
     strongest: float
     """Bound of the log-odds."""
+    warm_from: float
+    """How much warmer than the object's cool part a pixel may be, CIELAB a + b."""
+    warm_weight: float
+    """Log-odds a pixel loses that is much warmer."""
 
 
 def main_colours(samples: Floats, count: int) -> Palette:
@@ -99,12 +107,18 @@ def joined(palettes: list[Palette]) -> Palette:
 
 
 def colour_evidence(
-    colours: Floats, likely: Floats, near: Bools, fixed: tuple[Bools, Bools], sizes: PaletteSizes
+    colours: Floats,
+    warmth: Floats,
+    likely: Floats,
+    near: Bools,
+    fixed: tuple[Bools, Bools],
+    sizes: PaletteSizes,
 ) -> ColourEvidence | None:
     """Log-odds of the object: how common a pixel's colour is on it against how common it is off it.
 
     Args:
         colours: shape (pixels, planes).
+        warmth: how red and yellow each pixel is, CIELAB a + b, shape (pixels,).
         likely: how likely each pixel is the object, shape (pixels,).
         near: pixels inside the prompt: those off the object show the roof, which the far ones do not.
         fixed: pixels said to be on and off the object.
@@ -128,9 +142,11 @@ def colour_evidence(
     to_mine, to_theirs = _squared_distances(colours, mine), _squared_distances(colours, theirs)
     variance = max(sizes.least_spread**2, float(np.median(to_mine.min(axis=0)[inside])))
     log_odds = _log_density(to_mine, mine, variance) - _log_density(to_theirs, theirs, variance)
-    resembles = log_odds > 0
-    contrast = float(resembles[inside].mean() - resembles[outside].mean())
+    coolest = np.quantile(warmth[inside], _COOL)
+    log_odds -= np.float32(sizes.warm_weight) * np.clip((warmth - coolest - sizes.warm_from) / _WARM_RISE, 0, 1)
     bounded = np.clip(log_odds, -sizes.strongest, sizes.strongest)
+    resembles = 1 / (1 + np.exp(-bounded))
+    contrast = float(resembles[inside].mean() - resembles[outside].mean())
     return ColourEvidence(log_odds=bounded.astype(np.float32), contrast=max(0.0, contrast))
 
 

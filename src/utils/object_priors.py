@@ -16,7 +16,9 @@ from utils.types import ChipGrid, PromptKind
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
-_LEAST, _MOST = 2e-3, 0.98
+_LEAST, _MOST = 2e-3, 0.86
+_TRUST = 0.95
+"""Weight of an earlier mask."""
 _FILL = 0.55
 """Likelihood of a pixel deep in a box whose object is no rectangle."""
 
@@ -80,7 +82,7 @@ class ObjectPrior:
             rectangles = self.shapes.on_window(self.shapes.likely(cells), likely.shape)
             likely = np.float32(1 - self.shapeless_share) * rectangles + np.float32(self.shapeless_share) * likely
         if self.previous is not None:
-            likely = (likely + self.previous) / 2
+            likely = _TRUST * self.previous + (1 - _TRUST) * likely
         likely = np.where(self.off, _LEAST, np.where(self.on, _MOST, np.clip(likely, _LEAST, _MOST)))
         return np.asarray(np.log(likely / (1 - likely)), dtype=np.float32)
 

@@ -13,11 +13,11 @@ from utils.types import ChipGrid
 class ClassicalSettings:
     """Settings of the method. Lengths in metres mean ground size, ``_px`` means sensor noise, shares are of the box."""
 
-    median_px: int = 3
-    """Median filter against sensor noise and compression, pixels, odd."""
+    median_px: int = 1
+    """Median filter against sensor noise and compression, pixels, odd; 1 leaves the pixels as they are."""
     blur_m: float = 0.4
     """Standard deviation of the Gaussian under which modules and their joints become one colour, metres."""
-    fine_weight: float = 0.7
+    fine_weight: float = 1.0
     """Weight of the unblurred colours beside the blurred ones."""
     context_share: float = 0.4
     """Width of the surroundings around the box, as a share of its longest side."""
@@ -27,10 +27,16 @@ class ClassicalSettings:
     """Colours that describe the object."""
     other_colours: int = 14
     """Colours that describe what is not the object."""
-    least_spread: float = 3.0
+    least_spread: float = 4.0
     """Least standard deviation of the object's colours, CIELAB units."""
     strongest: float = 4.0
     """Bound of the log-odds a pixel's colour can earn."""
+    warm_from: float = 10.0
+    """How much warmer (CIELAB a + b) than the object's cool part a pixel may be: modules are cool."""
+    warm_weight: float = 5.0
+    """Log-odds a pixel loses that is much warmer."""
+    bias: float = 0.8
+    """Log-odds added everywhere: above 0 favours larger masks."""
     directions: int = 2
     """Directions of edges from which rectangles are drawn."""
     jitter_share: float = 0.1
@@ -49,7 +55,7 @@ class ClassicalSettings:
     """How far the object may reach beyond the box, as a share of its sides."""
     polygon_shift_m: float = 0.7
     """Standard deviation of a coarse polygon's outline, metres."""
-    close_m: float = 0.5
+    close_m: float = 1.0
     """Closing radius, metres: bridges gaps between modules."""
     open_m: float = 0.3
     """Opening radius, metres: drops threads."""
@@ -61,7 +67,7 @@ class ClassicalSettings:
     """Pieces below this share of the largest are dropped; several arrays in one box stay."""
     min_context_ratio: float = 0.15
     """Least surroundings, as a share of the prompt's own pixels, without which a low contrast decides nothing."""
-    min_contrast: float = 0.3
+    min_contrast: float = 0.1
     """Contrast below which a prompt without surroundings is left as it is."""
     small_px: float = 10.0
     """A box whose shortest side is below this many pixels is flagged small."""
@@ -70,7 +76,16 @@ class ClassicalSettings:
         """Refuse settings that leave nothing to compute with."""
         own = {setting.name: vars(self)[setting.name] for setting in fields(ClassicalSettings)}
         wrong = {name: value for name, value in own.items() if not value >= 0}
-        above = ("own_colours", "other_colours", "least_spread", "strongest", "directions", "jitter_share", "rounds")
+        above = (
+            "fine_weight",
+            "own_colours",
+            "other_colours",
+            "least_spread",
+            "strongest",
+            "directions",
+            "jitter_share",
+            "rounds",
+        )
         wrong |= {name: own[name] for name in (*above, "point_core_m", "point_box_m") if not own[name]}
         whole = ("median_px", "own_colours", "other_colours", "directions", "rounds")
         wrong |= {name: own[name] for name in whole if own[name] != int(own[name])}

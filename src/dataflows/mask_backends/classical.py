@@ -56,7 +56,7 @@ class ClassicalBackend:
     """Shape and colour; options are the fields of :class:`ClassicalOptions`.
 
     Flags: ``clipped`` (the prompt reaches off the chip), ``point_only`` (no extent was given), ``small`` (under 10
-    pixels across), ``no_context`` (nothing else is visible: the mask is the prompt itself, without scores; empty for
+    pixels across), ``no_context`` (nothing else is visible: the mask is the prompt without far brighter or warmer parts, without scores; empty for
     a point), ``empty`` and ``not_in_chip``.
 
     Scores: ``stability`` (mean IoU with the masks of four boxes moved by 5 % of the side), ``box_agreement`` (IoU with
