@@ -56,8 +56,8 @@ class ClassicalBackend:
     """Shape and colour; options are the fields of :class:`ClassicalOptions`.
 
     Flags: ``clipped`` (the prompt reaches off the chip), ``point_only`` (no extent was given), ``small`` (under 10
-    pixels across), ``no_context`` (nothing else is visible: the mask is the prompt without far brighter or warmer parts, without scores; empty for
-    a point), ``empty`` and ``not_in_chip``.
+    pixels across), ``no_context`` (nothing tells the object from what surrounds it: the mask is the prompt without far
+    brighter or warmer parts, without scores; empty for a point), ``empty`` and ``not_in_chip``.
 
     Scores: ``stability`` (mean IoU with the masks of four boxes moved by 5 % of the side), ``box_agreement`` (IoU with
     the visible prompt; absent for points), ``rectangularity`` (absent for polygons, whose shape is given) and
