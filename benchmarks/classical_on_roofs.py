@@ -1,7 +1,7 @@
 """The classical backend beside the prompt box and GrabCut, on the Geneva tiles and on the sample region.
 
-Protocol: box prompts whose edges move by a normal deviate of 8 % of the side they bound; truth burnt on the chip's grid;
-IoU over all pixels and without ±2 pixels of the outline. Masks are refined with the default steps. Geneva: 15 objects,
+Protocol: box prompts whose edges move by a normal deviate of 8 % of the side they bound; truth burnt on the chip's
+grid; IoU over all pixels and without ±2 pixels of the outline. Masks are refined with the default steps. Geneva: 15 objects,
 also resampled to other ground sample distances (area mean when coarser, cubic when finer). Sample region: every array
 built before the newest imagery, on 256-pixel chips at 0.3 m. GrabCut: 5 iterations on the same window, started from the
 box. Times are per prompt on one thread, one after the other in one run: one mask, a mask with its scores (five passes),
@@ -33,16 +33,14 @@ from affine import Affine
 from classical_on_geneva import JITTER, burnt, data_folder, read_objects, read_tile, spearman
 from numpy.typing import NDArray
 
-from dataflows import drivers, mask_backends
+from dataflows import drivers
 from dataflows.mask_backends.classical import ClassicalBackend
 from utils.geo import reproject
-from utils.object_priors import Hint
 from utils.prompts import jittered_box, to_pixels
 from utils.quality import edge_band, iou
 from utils.refinement import refine
-from utils.segmentation import colour_features, outlined
 from utils.segmentation_settings import ClassicalSettings
-from utils.types import ChipGrid, Mask, Prompt, RasterChip
+from utils.types import ChipGrid, Prompt, RasterChip
 
 GRABCUT_ITERATIONS = 5
 SAMPLE_PX = 256
@@ -132,7 +130,7 @@ def trials(roofs: list[Roof], seeds: int) -> Iterator[tuple[Roof, Prompt, Bools]
 
 
 def grabcut(roof: Roof, prompt: Prompt, backend: ClassicalBackend) -> Bools:
-    """GrabCut on the window the backend works on, started from the box; the box itself where there is nothing around."""
+    """GrabCut on the window the backend works on, started from the box; the box where nothing is around it."""
     grid, settings = roof.chip.grid, backend.settings
     west, south, east, north = prompt.bounds
     reach = max(settings.context_share * max(east - west, north - south), settings.min_context_m)
@@ -152,28 +150,20 @@ def grabcut(roof: Roof, prompt: Prompt, backend: ClassicalBackend) -> Bools:
     return found
 
 
-def single(backend: ClassicalBackend, roof: Roof, prompt: Prompt) -> Bools:
-    """One mask without its scores."""
-    (mask,) = replace_scores(backend).segment(roof.chip, [prompt])
-    return mask.data
-
-
-def replace_scores(backend: ClassicalBackend) -> ClassicalBackend:
-    return _Unscored(**{field.name: getattr(backend.settings, field.name) for field in fields(backend.settings)})
-
-
 class _Unscored(ClassicalBackend):
+    """Masks without their scores."""
+
     def _scores(self, *_: Any) -> dict[str, float]:
         return {}
 
 
 def measure(name: str, roofs: list[Roof], seeds: int, *, per_object: bool) -> None:
-    backend = mask_backends.get("classical")
-    assert isinstance(backend, ClassicalBackend)
+    backend = ClassicalBackend()
+    unscored = _Unscored()
     rows: list[dict[str, Any]] = []
     for roof, prompt, truth in trials(roofs, seeds):
         times = [time.perf_counter()]
-        single(backend, roof, prompt)
+        unscored.segment(roof.chip, [prompt])
         times.append(time.perf_counter())
         (mask,) = backend.segment(roof.chip, [prompt])
         times.append(time.perf_counter())
@@ -239,16 +229,20 @@ def sensitivity(roofs: list[Roof], seeds: int) -> None:
     table = {}
     for variant, settings in variants.items():
         table[variant] = refined_iou(roofs, seeds, settings)
-        print(f"  {variant}: {np.mean(sum(table[variant].values(), [])):.3f}", flush=True)
+        print(f"  {variant}: {_mean(table[variant]):.3f}", flush=True)
     held_out: list[float] = []
     for tile in table["as set"]:
         others = {
-            variant: np.mean(sum((values for group, values in found.items() if group != tile), []))
+            variant: _mean({group: values for group, values in found.items() if group != tile})
             for variant, found in table.items()
         }
-        held_out += table[max(others, key=lambda variant: float(others[variant]))][tile]
-    means = [np.mean(sum(found.values(), [])) for found in table.values()]
+        held_out += table[max(others, key=lambda variant: others[variant])][tile]
+    means = [_mean(found) for found in table.values()]
     print(f"  lowest {min(means):.3f}, highest {max(means):.3f}; chosen leave-one-tile-out: {np.mean(held_out):.3f}")
+
+
+def _mean(found: dict[str, list[float]]) -> float:
+    return float(np.mean([value for values in found.values() for value in values]))
 
 
 def main() -> None:

@@ -36,6 +36,8 @@ _CONTACT = 0.2
 """Share of a side below which a rectangle only touches it with a corner."""
 _COINCIDENCE = -2.0
 """Log-likelihood of such a touch where the chip ends."""
+_MISFIT = 0.2
+"""Squared misfit above the best beyond which a rectangle does not count."""
 _BATCH = 1 << 22
 
 Bounds = tuple[float, float, float, float]
@@ -177,18 +179,19 @@ def _rectangles(
     v = np.linspace(-1, 1, _EDGES) * _REACH * (width * sin + height * cos) / 2
     first, second = (part.ravel() for part in np.meshgrid(np.arange(len(low)), np.arange(len(low)), indexing="ij"))
     u0, u1, v0, v1 = u[low[first]], u[high[first]], v[low[second]], v[high[second]]
-    # what can be seen of a rectangle is no larger than the whole: too small a whole needs no mask
-    shown = (wanted[1::2] - wanted[::2]) * (1 + 2 * _MARGIN)
-    wide, tall = (cos * (u1 - u0) + sin * (v1 - v0)) / width, (sin * (u1 - u0) + cos * (v1 - v0)) / height
-    chosen = np.flatnonzero((wide > shown[0] - _SLACK) & (tall > shown[1] - _SLACK))
+    # envelopes of whole rectangles, in shares of the sides about the box's centre
+    envelopes = np.stack(
+        [(cos * u0 - sin * v1) / width, (cos * u1 - sin * v0) / width,
+         (sin * u0 + cos * v0) / height, (sin * u1 + cos * v1) / height]
+    )  # fmt: skip
     if visible.all():
-        west, east = cos * u0 - sin * v1, cos * u1 - sin * v0
-        south, north = sin * u0 + cos * v0, sin * u1 + cos * v1
-        near = np.maximum.reduce(
-            [np.abs(east / width - 0.5), np.abs(west / width + 0.5), np.abs(north / height - 0.5),
-             np.abs(south / height + 0.5)]
-        )  # fmt: skip
-        chosen = np.flatnonzero(near < max(_SLACK, float(near.min()) + 0.1))
+        whole = ((envelopes - np.array([[-0.5], [0.5], [-0.5], [0.5]])) ** 2).sum(axis=0)
+        chosen = np.flatnonzero(whole < whole.min() + _MISFIT)
+    else:
+        # what can be seen of a rectangle is no larger than the whole: too small a whole needs no mask
+        shown = (wanted[1::2] - wanted[::2]) * (1 + 2 * _MARGIN)
+        large = (envelopes[1::2] - envelopes[::2]) > shown[:, None] - _SLACK
+        chosen = np.flatnonzero(large.all(axis=0))
     in_u = (along >= u[low][:, None]) & (along <= u[high][:, None]) & visible
     in_v = (across >= v[low][:, None]) & (across <= v[high][:, None])
     kept, misfits = [], []
@@ -201,7 +204,7 @@ def _rectangles(
             continue
         extents = _extents(masks.reshape(-1, CELLS, CELLS))
         misfit = ((1 + 2 * _MARGIN) ** 2) * ((extents - wanted) ** 2).sum(axis=1)
-        near = misfit < misfit.min() + 0.2
+        near = misfit < misfit.min() + _MISFIT
         kept.append(masks[near])
         misfits.append(misfit[near])
     if not kept:
