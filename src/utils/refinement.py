@@ -16,7 +16,7 @@ from pyproj.exceptions import CRSError as UnknownCRS
 from shapely import MultiPolygon, Polygon, affinity
 
 from utils.errors import ConfigError, CRSError
-from utils.segmentation import filled, morphed
+from utils.mask_shapes import filled, morphed
 from utils.types import ChipGrid, Mask
 
 Bools = NDArray[np.bool_]

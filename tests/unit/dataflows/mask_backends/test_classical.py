@@ -46,9 +46,9 @@ SKEW = shapely.Polygon([(X - 6, Y - 4), (X + 2, Y - 4), (X + 6, Y + 4), (X - 2, 
 
 def test_scores_by_prompt_kind() -> None:
     chip = chip_with(PANEL)
-    assert set(mask_of(chip, PANEL).scores) == {"stability", "rectangularity", "box_agreement"}
-    assert set(mask_of(chip, PANEL, "point").scores) == {"stability", "rectangularity"}
-    assert set(mask_of(chip, PANEL, "polygon").scores) == {"stability", "box_agreement"}
+    assert set(mask_of(chip, PANEL).scores) == {"stability", "contrast", "rectangularity", "box_agreement"}
+    assert set(mask_of(chip, PANEL, "point").scores) == {"stability", "contrast", "rectangularity"}
+    assert set(mask_of(chip, PANEL, "polygon").scores) == {"stability", "contrast", "box_agreement"}
 
 
 def test_a_clear_rectangle_scores_high_and_is_accepted() -> None:
