@@ -26,7 +26,7 @@ TOLERANCE_PX = 2.0
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 # distances are float32; squared ones are whole numbers, so that neighbours differ by far more
-_ROUNDING = 1e-3
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,8 +91,10 @@ def store(tmp_path_factory):
     both |= {"run_id": ["run'1", "run'1", "run2", "run'1", "an earlier run"]}
     prompts = replaced(rows_for("prompts", 5), **both, input_set=["it's 1", "it's 1", "2", "it's 1", "before"])
     lance_io.write(place, "prompts", prompts)
-    masks = replaced(rows_for("masks", 5), **both, mask_recipe=[*["recipe"] * 4, "before"])
+    masks = replaced(rows_for("masks", 5), **both, mask_recipe=[*["recipe"] * 4, "before"], generation=[0] * 5)
     lance_io.write(place, "masks", replaced(masks, mask_id=[f"mask{k}" for k in range(5)]), profile=SMALL)
+    later = {"uuid": [IDS[0]], "prompt_id": ["prompt0"], "mask_recipe": ["recipe"], "generation": [1]}
+    lance_io.write(place, "masks", replaced(rows_for("masks", 1), mask_id=["later"], **later), profile=SMALL)
     lance_io.write(place, "scenes", replaced(rows_for("scenes", 2), scene_id=["it's a scene", "b"]))
     texts = {name: ['{"k": 1}', "{}"] for name in ("config", "recipes", "code", "inputs", "packages", "counts")}
     lance_io.write(place, "runs", replaced(rows_for("runs", 2), run_id=["run'1", "run2"], **texts))
