@@ -5,7 +5,7 @@ which the default calibration has not seen; every prompt of the build, truth as 
 intervals draw whole chips. `default` is the calibration in the package, fitted on sample regions alone. `left out` is
 fitted on the other tiles (or, for the region, chips in 5 folds) of the same data. `score` is the uncalibrated mean.
 
-    python benchmarks/mask_quality.py [--seeds 20] [--backend classical] [--plot docs/images/risk_coverage.svg]
+    python benchmarks/mask_quality.py [--seeds 5] [--backend classical] [--plot docs/images/risk_coverage.svg]
 
 The data's place is ``EO_REAL_DATA`` or ``../shared/data`` beside the repository.
 """
@@ -230,8 +230,8 @@ def plot(curves: dict[str, dict[str, tuple[Floats, Floats]]], path: Path) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--ablation-seeds", type=int, default=5, help="Geneva seeds the ablation of refinement takes")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--ablation-seeds", type=int, default=2, help="Geneva seeds the ablation of refinement takes")
     parser.add_argument("--backend", default="classical", choices=mask_backends.names())
     parser.add_argument("--plot", type=Path, help="write the risk–coverage curves to this SVG")
     arguments = parser.parse_args()

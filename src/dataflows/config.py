@@ -87,7 +87,7 @@ class BuildConfig:
     thresholds: Mapping[str, Any] = field(default_factory=dict)
     """Settings of ``utils.quality.Thresholds``."""
     calibration: str | None = None
-    """How scores become quality: a file of ``python -m dataflows calibrate``, ``default`` (generated regions) or None."""
+    """How scores become quality: a file of ``python -m dataflows calibrate``, ``default`` (sample regions) or None."""
     margin_share: float = 0.0
     """Margin added to a label's box on each side, as a share of that side."""
     point_box_m: float = 15.0

@@ -172,7 +172,7 @@ def test_backend_is_one_word_and_an_unknown_one_lists_what_exists(region):
 def test_a_changed_setting_makes_rows_again_and_keeps_their_ids(region):
     drivers.run("build", region.settings)
     before = {row["uuid"] for row in rows(region, ["uuid"])}
-    again = drivers.run("build", region.settings | {"thresholds": {"accept": 0.999}})
+    again = drivers.run("build", region.settings | {"thresholds": {"max_area_m2": 2.0}})
     assert (again.chips_written, again.masks["review"]) == (len(before), 5)
     assert {row["uuid"] for row in rows(region, ["uuid"])} == before
 

@@ -392,7 +392,7 @@ class TestExplain:
     def test_the_same_chip_at_two_versions(self, lineage):
         uuid = lineage.rows(where="n_accepted > 0")[0]["uuid"]
         version = lance_io.open_table(lineage.store, "training_data").version
-        lineage.run("--set", "thresholds={accept: 0.9999}")
+        lineage.run("--set", "thresholds={max_area_m2: 2.0}")
         asked = [f"{uuid}@{version}", uuid, "--store", lineage.store]
         found = lineage.json("explain", *asked)
         kinds = {row["what"] for row in found["differences"]}
@@ -400,7 +400,7 @@ class TestExplain:
         assert {"settings", "recipe", "masks"} <= kinds
         assert not kinds & {"labels", "scenes", "code", "packages", "weights", "generation", "backend", "chip"}
         [setting] = [row for row in found["differences"] if row["what"] == "settings"]
-        assert (setting["name"], setting["first"], setting["second"]) == ("thresholds", {}, {"accept": 0.9999})
+        assert (setting["name"], setting["first"], setting["second"]) == ("thresholds", {}, {"max_area_m2": 2.0})
         text = lineage.main("explain", *asked)
         assert text.index("pixels:") < text.index("settings") < text.index("masks")
         # the older side is as it stood: its own prompts and masks
