@@ -17,6 +17,8 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 _LEAST, _MOST = 2e-3, 0.86
+_CENTRAL = 0.25
+"""Radius around a point within which the object is surely seen, in widths of its search box."""
 _BEYOND = 0.05
 """Likelihood of a pixel beyond a search box."""
 _TRUST = 0.95
@@ -124,8 +126,8 @@ def object_prior(window: Window, hint: Hint, settings: ClassicalSettings) -> Obj
         box, near, limit, likely = _polygon(hint.geometry, (x, y), grid, settings)
     elif hint.kind == "point":
         # the search box says nothing of the extent: only far from the point the object grows unlikely
-        likely = np.where(box, _MOST * np.exp(-2 * (dx**2 + dy**2)), _BEYOND)
-        limit = box
+        likely = np.where(box, _MOST * np.exp(-3 * (dx**2 + dy**2)), _BEYOND)
+        limit, near = box, np.hypot(dx, dy) <= _CENTRAL
     else:
         likely = _FILL * ndtr((0.5 - dx) / jitter) * ndtr((0.5 - dy) / jitter)
         weight = np.clip(1.3 - 2 * np.maximum(dx, dy), 0, 1) * valid
