@@ -96,9 +96,9 @@ def directions(lightness: Floats, weight: Floats, grid: ChipGrid, count: int) ->
         which add up to 1.
     """
     # the steps of an unblurred slanting edge point along rows and columns
-    lightness = cv2.GaussianBlur(lightness, (0, 0), _EDGE_SD)
-    by_col = cv2.Sobel(lightness, cv2.CV_32F, 1, 0, ksize=3)
-    by_row = cv2.Sobel(lightness, cv2.CV_32F, 0, 1, ksize=3)
+    calm = cv2.GaussianBlur(lightness, (0, 0), _EDGE_SD)
+    by_col = cv2.Sobel(calm, cv2.CV_32F, 1, 0, ksize=3)
+    by_row = cv2.Sobel(calm, cv2.CV_32F, 0, 1, ksize=3)
     inverse = ~grid.affine
     by_x, by_y = by_col * inverse.a + by_row * inverse.d, by_col * inverse.b + by_row * inverse.e
     strength = np.hypot(by_x, by_y)
