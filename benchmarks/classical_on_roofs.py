@@ -1,14 +1,14 @@
 """The classical backend beside the prompt box and GrabCut, on the Geneva tiles and on the sample region.
 
 Protocol: box prompts whose edges move by a normal deviate of 8 % of the side they bound; truth burnt on the chip's
-grid; IoU over all pixels and without ±2 pixels of the outline. Masks are refined with the default steps. Geneva: 15 objects,
-also resampled to other ground sample distances (area mean when coarser, cubic when finer). Sample region: every array
-built before the newest imagery, on 256-pixel chips at 0.3 m. GrabCut: 5 iterations on the same window, started from the
-box. Times are per prompt on one thread, one after the other in one run: one mask, a mask with its scores (five passes),
-GrabCut.
+grid; IoU over all pixels and without ±2 pixels of the outline; masks refined with the default steps. Geneva: 15
+objects, also resampled to other ground sample distances (area mean when coarser, cubic when finer). Sample region:
+every array built before the newest imagery, on 256-pixel chips at 0.3 m.
+GrabCut: 5 iterations on the same window, started from the box. Times are per prompt on one thread, one after the
+other in one run: one mask, a mask with its scores (five passes), GrabCut.
 
     python benchmarks/classical_on_roofs.py [--seeds 3] [--gsd 0.25 0.6] [--per-object]
-    python benchmarks/classical_on_roofs.py --seeds 20 --gsd 0.1 0.25 0.3 0.6 --per-object     # a quarter of an hour
+    python benchmarks/classical_on_roofs.py --seeds 20 --gsd 0.1 0.25 0.3 0.6 --per-object   # long
     python benchmarks/classical_on_roofs.py --sensitivity --seeds 2                            # each setting ±25 %
 
 ``--sensitivity`` also prints the mean with the settings of every tile chosen on the other tiles.

@@ -25,6 +25,8 @@ _EDGES = 13
 """Positions tried for each edge of a rectangle."""
 _REACH = 1.1
 """Furthest edge, in halves of the box's breadth across it."""
+_EDGE_SD = 1.0
+"""Smoothing before edges are measured, pixels."""
 _ANGLES = 90
 _ANGLE_SD = 2.5
 """Smoothing of the histogram of directions, degrees."""
@@ -84,7 +86,7 @@ def directions(lightness: Floats, weight: Floats, grid: ChipGrid, count: int) ->
     """The ``count`` strongest directions of edges, modulo a right angle.
 
     Args:
-        lightness: shape (rows, columns), smoothed.
+        lightness: shape (rows, columns).
         weight: how much each pixel counts, same shape.
         grid: of the pixels.
         count: directions wanted, at least 1.
@@ -93,8 +95,10 @@ def directions(lightness: Floats, weight: Floats, grid: ChipGrid, count: int) ->
         ``(angle, share)`` pairs: radians from the x axis of the CRS, 0 to π/2, and their shares of the evidence,
         which add up to 1.
     """
-    by_col = cv2.Sobel(lightness, cv2.CV_32F, 1, 0, ksize=3)
-    by_row = cv2.Sobel(lightness, cv2.CV_32F, 0, 1, ksize=3)
+    # the steps of an unblurred slanting edge point along rows and columns
+    calm = cv2.GaussianBlur(lightness, (0, 0), _EDGE_SD)
+    by_col = cv2.Sobel(calm, cv2.CV_32F, 1, 0, ksize=3)
+    by_row = cv2.Sobel(calm, cv2.CV_32F, 0, 1, ksize=3)
     inverse = ~grid.affine
     by_x, by_y = by_col * inverse.a + by_row * inverse.d, by_col * inverse.b + by_row * inverse.e
     strength = np.hypot(by_x, by_y)

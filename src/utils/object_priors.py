@@ -17,6 +17,10 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 _LEAST, _MOST = 2e-3, 0.86
+_CENTRAL = 0.25
+"""Radius around a point within which the object is surely seen, in widths of its search box."""
+_BEYOND = 0.05
+"""Likelihood of a pixel beyond a search box."""
 _TRUST = 0.95
 """Weight of an earlier mask."""
 _FILL = 0.55
@@ -121,8 +125,9 @@ def object_prior(window: Window, hint: Hint, settings: ClassicalSettings) -> Obj
     if hint.kind == "polygon":
         box, near, limit, likely = _polygon(hint.geometry, (x, y), grid, settings)
     elif hint.kind == "point":
-        likely = 0.95 * np.exp(-0.5 * ((dx**2 + dy**2) / 0.25**2))
-        limit = box
+        # the search box says nothing of the extent: only far from the point the object grows unlikely
+        likely = np.where(box, _MOST * np.exp(-3 * (dx**2 + dy**2)), _BEYOND)
+        limit, near = box, np.hypot(dx, dy) <= _CENTRAL
     else:
         likely = _FILL * ndtr((0.5 - dx) / jitter) * ndtr((0.5 - dy) / jitter)
         weight = np.clip(1.3 - 2 * np.maximum(dx, dy), 0, 1) * valid

@@ -105,3 +105,30 @@ def test_options_reach_the_method() -> None:
     chip = chip_with(shapely.union_all([PANEL, shapely.box(X + 9, Y - 1, X + 11, Y + 1)]))
     prompt = shapely.box(X - 6, Y - 4, X + 11, Y + 4)
     assert mask_of(chip, prompt, piece_share=0.01).data.sum() > mask_of(chip, prompt, piece_share=0.5).data.sum()
+
+
+def test_points_off_the_object_are_never_in_the_mask() -> None:
+    prompt = Prompt(
+        prompt_id="p", label_id="l", kind="box", geometry=PANEL, positive=((X - 3, Y),), negative=((X + 4, Y),)
+    )
+    (mask,) = mask_backends.get("classical").segment(chip_with(PANEL), [prompt])
+    assert not (mask.data & pixels(shapely.Point(X + 4, Y).buffer(0.75))).any()
+    assert mask.data[pixels(shapely.Point(X - 3, Y).buffer(0.5))].all()
+
+
+def test_an_earlier_mask_on_another_grid_is_heeded() -> None:
+    chip = chip_with(shapely.box(X - 6, Y - 4, X - 1, Y + 4).union(shapely.box(X + 2, Y - 4, X + 6, Y + 4)))
+    grid = ChipGrid.around(X - 10, Y, epsg=32632, gsd_m=0.5, height=60, width=36)
+    x = X - 19 + 0.5 * (np.arange(36) + 0.5)
+    earlier = Mask(data=np.broadcast_to(x < X, (60, 36)).copy(), grid=grid, prompt_id="p")
+    prompt = Prompt(prompt_id="p", label_id="l", kind="box", geometry=PANEL, previous=earlier)
+    right = pixels(shapely.box(X + 2, Y - 4, X + 6, Y + 4))
+    assert mask_of(chip, PANEL).data[right].mean() > 0.8
+    (mask,) = mask_backends.get("classical").segment(chip, [prompt])
+    assert mask.data[right].mean() < 0.5
+
+
+@pytest.mark.parametrize("side", [1e-3, 1e4])
+def test_boxes_of_any_size_are_answered(side: float) -> None:
+    mask = mask_of(chip_with(PANEL), shapely.box(X - side, Y - side, X + side, Y + side))
+    assert mask.data.any() or "empty" in mask.flags
