@@ -262,7 +262,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = arguments.sample or Path(folder)
         if arguments.sample is None:
-            drivers.run_sample(root=root, size="demo")
+            drivers.run_sample(root=root, size="demo", seed=42)
         measure("Sample region (demo)", sample_region(root), 1, per_object=arguments.per_object)
 
 
