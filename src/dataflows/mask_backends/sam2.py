@@ -38,6 +38,13 @@ class Sam2Options(PromptedOptions):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
 
+    def __post_init__(self) -> None:
+        """Refuse what names no file."""
+        super().__post_init__()
+        told = {name: getattr(self, name) for name in ("model_id", "checkpoint", "config", "revision")}
+        if not all(value is None or (isinstance(value, str) and value) for value in told.values()):
+            raise ConfigError(f"mask_options: {', '.join(told)} are text or null; found {told}")
+
 
 class Sam2Backend(PromptedBackend):
     """Masks from SAM 2 and 2.1; options are the fields of :class:`Sam2Options`."""

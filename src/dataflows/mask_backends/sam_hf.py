@@ -55,6 +55,10 @@ class SamHfOptions(PromptedOptions):
             problems.append("model_id is the folder of a model, or its id on the hub")
         if self.text is not None and (not isinstance(self.text, str) or not self.text.strip()):
             problems.append(f"text is a noun phrase; got {self.text!r}")
+        if self.revision is not None and (not isinstance(self.revision, str) or not self.revision):
+            problems.append(f"revision is a branch, tag or commit; got {self.revision!r}")
+        if not isinstance(self.exemplars, bool):
+            problems.append(f"exemplars is true or false; got {self.exemplars!r}")
         if self.exemplars and self.text is None:
             problems.append("exemplars go with text")
         if problems:

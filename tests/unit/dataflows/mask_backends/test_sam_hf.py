@@ -260,6 +260,8 @@ def test_a_processor_of_another_model_is_refused(folder_of, tmp_path) -> None:
         ({"model_id": "what is this"}, WeightsError, "neither a local folder nor an id"),
         ({"model_id": "x", "text": " "}, ConfigError, "noun phrase"),
         ({"model_id": "x", "exemplars": True}, ConfigError, "go with text"),
+        ({"model_id": "x", "exemplars": 3, "text": "roof"}, ConfigError, "true or false"),
+        ({"model_id": "x", "revision": 5}, ConfigError, "branch, tag or commit"),
         ({"model_id": "x", "least_score": 2}, ConfigError, "least_score is a number from 0 to 1"),
         ({"model_id": "x", "checkpoint": "y"}, UnknownNameError, "known: .*model_id"),
     ],
