@@ -31,7 +31,9 @@ from utils.types import LoadableBackend
 
 FLOW = "masks"
 OUTPUT = "generation_write"
-_MADE_ONCE = ("vhr_imagery", "vhr_scenes", "mask_segmenter", "refinement_steps", "verdict_thresholds")
+_MADE_ONCE = (
+    "vhr_imagery", "vhr_scenes", "mask_segmenter", "refinement_steps", "verdict_thresholds", "quality_calibration",
+)  # fmt: skip
 _NUMBERS = "masks/generation"
 _CLAIMS = 300
 _WAIT_S = 0.2
@@ -250,6 +252,7 @@ def _described(config: BuildConfig, shared: Mapping[str, Any], today: StageRecip
             "datasets": dataset_keys(config.store),
             "tables": table_versions(config.store),
             "weights": today.weights,
+            "calibration": today.calibration,
             "schema_version": SCHEMA_VERSION,
         },
     )
