@@ -62,6 +62,8 @@ def field_value(name: str, value: Any, kind: Any) -> Any:
         return str(value)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name} must be a mapping of settings, got {value!r}")
+    if not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{name} must be a mapping of settings by name, got {value!r}")
     return dict(value)
 
 

@@ -93,6 +93,7 @@ def stored_chip(store: str, uuid: str) -> RasterChip:
         TableNotFoundError: the store has no such table.
         ConfigError: no chip, or more than one, has such an id.
     """
+    dataset = lance_io.open_table(store, "training_data")
     known = lance_io.scan(store, "training_data", ["uuid"])["uuid"].to_pylist()
     meant = [name for name in known if name.startswith(uuid)]
     if len(meant) != 1:
@@ -101,7 +102,6 @@ def stored_chip(store: str, uuid: str) -> RasterChip:
         "vhr_image_chip",
         *(f"vhr_{name}" for name in ("epsg", "transform", "source", "scene_ids", "sensor", "acquired_at")),
     ]
-    dataset = lance_io.open_table(store, "training_data")
     table = dataset.to_table(columns=columns, filter=f"uuid IN ({literals(meant)})")
     profile, row = profile_of(dataset.schema), table.drop_columns(["vhr_image_chip"]).to_pylist()[0]
     pixels = table["vhr_image_chip"].combine_chunks().to_numpy_ndarray()[0]

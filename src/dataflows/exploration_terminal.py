@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,12 @@ def run_explore(arguments: argparse.Namespace) -> int:
     """Show automatic masks of one chip; returns the exit code.
 
     Raises:
-        AegirError: the chip, the backend or its weights cannot be used.
+        AegirError: the chip, the backend or its weights cannot be used, or there is no place for what comes out.
     """
+    if arguments.out.suffix.lower() not in Image.registered_extensions():
+        raise ConfigError(f"--out is {arguments.out}; a picture ends in .png or .jpg")
+    for place in (arguments.out, arguments.geojson):
+        _require_place(place)
     rule = ExplorationRule(
         points_per_side=arguments.points_per_side,
         min_predicted_iou=arguments.min_predicted_iou,
@@ -90,12 +95,28 @@ def run_explore(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _require_place(path: Path | None) -> None:
+    """Make the folder of a file, so that what was computed has somewhere to go.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}") from error
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: give a file in a folder you may write to")
+
+
 def _backend(name: str, text: str) -> MaskBackend:
     try:
         options = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--options is no YAML: {error}") from error
-    if not isinstance(options, dict):
+    if not isinstance(options, dict) or not all(isinstance(option, str) for option in options):
         raise ConfigError(f"--options is a YAML mapping, such as {{checkpoint: sam_vit_b_01ec64.pth}}; got {text!r}")
     if name not in mask_backends.names():
         raise UnknownNameError("mask backend", name, mask_backends.names())

@@ -249,6 +249,7 @@ def _described(config: BuildConfig, shared: Mapping[str, Any], today: StageRecip
             "datasets": dataset_keys(config.store),
             "tables": table_versions(config.store),
             "weights": today.weights,
+            "calibration": today.calibration,
             "schema_version": SCHEMA_VERSION,
         },
     )

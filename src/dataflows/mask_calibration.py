@@ -1,8 +1,7 @@
 """Which calibration holds for the masks of a backend under its settings."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dataflows import mask_backends
@@ -44,18 +43,30 @@ def mask_settings(segmenter: MaskBackend, options: Mapping[str, Any], refinement
     Raises:
         ConfigError: a file of weights cannot be read.
     """
-    told = getattr(segmenter, "settings", None) or getattr(segmenter, "options", None)
-    values = asdict(told) if is_dataclass(told) and not isinstance(told, type) else dict(options)
-    shaping = {
-        name: value
-        for name, value in mask_backends.shaping(values).items()
-        if not (isinstance(value, str) and Path(value).exists())
-    }
     known = segmenter.name in mask_backends.names()
+    weights = mask_backends.weights(segmenter.name, **options) if known else None
+    return _settings(segmenter.name, mask_backends.completed(segmenter, options), weights, refinement)
+
+
+def recorded_settings(
+    backend: str, options: Mapping[str, Any], weights: Mapping[str, str] | None, refinement: RefinementSteps
+) -> dict[str, Any]:
+    """:func:`mask_settings` as a run recorded them: weights by the hashes they had then, and no file is looked at.
+
+    Raises:
+        UnknownNameError: this version has no such backend, or the backend no such option.
+        ConfigError: an option is refused.
+    """
+    return _settings(backend, mask_backends.recorded(backend, options), weights, refinement)
+
+
+def _settings(
+    backend: str, values: Mapping[str, Any], weights: Mapping[str, str] | None, refinement: RefinementSteps
+) -> dict[str, Any]:
     return {
-        "mask_backend": segmenter.name,
-        "mask_options": {name: _plain(value) for name, value in shaping.items()},
-        "weights": mask_backends.weights(segmenter.name, **options) if known else None,
+        "mask_backend": backend,
+        "mask_options": {name: _plain(value) for name, value in mask_backends.shaping(values).items()},
+        "weights": weights,
         "refinement": {name: _plain(value) for name, value in asdict(refinement).items()},
     }
 

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import shapely
 
-from dataflows import mask_backends
 from dataflows._settings import section
-from dataflows.mask_calibration import mask_settings
+from dataflows.mask_calibration import recorded_settings
 from dataflows.truth import Truth, rasterised
 from store import lance_io
 from store.schemas import profile_of
 from utils.calibration import MeasuredMask, settings_recipe
-from utils.errors import CalibrationError
+from utils.errors import CalibrationError, ConfigError
 from utils.geo import reproject
 from utils.quality import UNJUDGED, iou
 from utils.refinement import RefinementSteps
@@ -67,7 +66,7 @@ def measured_masks(store: str, truth: str | Path) -> MeasuredStore:
         elif row["uuid"] not in days or row["prompt_id"] not in asked:
             left_out["chip or prompt is not in the store"] += 1
         elif recipe is None:
-            left_out["the run's settings are not recorded"] += 1
+            left_out["the run's settings are not recorded, or this version does not know them"] += 1
         else:
             transform = tuple(row["transform"])
             grid = ChipGrid(epsg=row["epsg"], transform=transform, height=shape.height, width=shape.width)
@@ -106,25 +105,29 @@ class _Recipes:
     """Settings recipes of runs."""
 
     def __init__(self, store: str) -> None:
-        runs = lance_io.scan(store, "runs", ["run_id", "config"]).to_pylist()
-        self._configs = {row["run_id"]: row["config"] for row in runs}
+        runs = lance_io.scan(store, "runs", ["run_id", "config", "inputs"]).to_pylist()
+        self._runs = {row["run_id"]: (row["config"], row["inputs"]) for row in runs}
         self._known: dict[str, str | None] = {}
 
     def of(self, run_id: str) -> str | None:
-        """Hash of what shaped the masks of a run; None where it is not recorded."""
+        """Hash of what shaped the masks of a run; None where it is not recorded, or known no more."""
         if run_id not in self._known:
-            self._known[run_id] = _recipe(self._configs.get(run_id))
+            self._known[run_id] = _recipe(*self._runs.get(run_id, (None, None)))
         return self._known[run_id]
 
 
-def _recipe(config: str | None) -> str | None:
+def _recipe(config: str | None, inputs: str | None) -> str | None:
     settings = json.loads(config) if config else {}
     if not {"mask_backend", "mask_options", "refinement"} <= settings.keys():
         return None
-    options = dict(settings["mask_options"])
-    segmenter = mask_backends.get(settings["mask_backend"], **options)
-    steps = section(RefinementSteps, settings["refinement"], "refinement")
-    return settings_recipe(mask_settings(segmenter, options, steps))
+    weights = json.loads(inputs).get("weights") if inputs else None
+    try:
+        steps = section(RefinementSteps, settings["refinement"], "refinement")
+        told = recorded_settings(settings["mask_backend"], settings["mask_options"], weights, steps)
+    except ConfigError:
+        # options and backends come and go between versions
+        return None
+    return settings_recipe(told)
 
 
 def require_some(measured: MeasuredStore, store: str) -> None:

@@ -1,19 +1,28 @@
 """From a store with truth to a calibration, and from the calibration to the masks of the next run."""
 
 import json
+import shutil
+from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import shapely
 
+from dataflows import mask_backends
 from dataflows.__main__ import main
 from dataflows.config import from_mapping
-from dataflows.drivers import recipes_today, run
+from dataflows.drivers import recipes_today, run, run_masks
+from dataflows.mask_calibration import mask_settings
 from dataflows.mask_truth import measured_masks
 from store import lance_io
 from store.calibration_files import calibration_at
+from store.schemas import RUNS
 from support import mini_region
+from utils.calibration import settings_recipe
 from utils.geo import reproject
+from utils.refinement import RefinementSteps
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +138,52 @@ def test_settings_of_runs_before_calibrations_are_those_without(built):
     told = asdict(from_mapping(settings))
     earlier = {name: value for name, value in told.items() if name != "calibration"}
     assert recipes_today(earlier).recipes == recipes_today(told | {"calibration": None}).recipes
+
+
+def test_masks_are_measured_by_the_weights_they_were_made_with(built, tmp_path):
+    from support import tiny_hf
+
+    settings, truth = built
+    store = tmp_path / "store"
+    shutil.copytree(settings["store"], store)
+    model = tiny_hf.write(tmp_path / "model", "sam2")
+    config = from_mapping(
+        settings | {"store": str(store), "mask_backend": "sam_hf", "mask_options": {"model_id": str(model)}}
+    )
+    made = run_masks(config)
+    today = recipe_of(config)
+    # neither moved nor other weights change what the masks in the store were made with
+    moved = tmp_path / "moved"
+    model.rename(moved)
+    assert made.masks_written == len(mini_region.PV)
+    assert recipes_of(store, truth)["sam_hf"] == {today}
+    tiny_hf.write(model, "sam2", seed=1)
+    assert recipes_of(store, truth)["sam_hf"] == {today} != {recipe_of(config)}
+    # the same model elsewhere is the same generation
+    elsewhere = from_mapping(settings | {"store": str(store), "mask_backend": "sam_hf"})
+    again = run_masks(replace(elsewhere, mask_options={"model_id": str(moved)}))
+    assert (again.generation, again.masks_written) == (made.generation, 0)
+
+
+def recipe_of(config):
+    segmenter = mask_backends.get(config.mask_backend, **config.mask_options)
+    return settings_recipe(mask_settings(segmenter, config.mask_options, RefinementSteps()))
+
+
+def recipes_of(store, truth):
+    found = defaultdict(set)
+    for mask in measured_masks(str(store), truth).masks:
+        found[mask.backend].add(mask.settings_recipe)
+    return found
+
+
+def test_settings_this_version_does_not_know_are_left_out_and_told(built, tmp_path):
+    settings, truth = built
+    store = str(tmp_path / "store")
+    shutil.copytree(settings["store"], store)
+    (row,) = lance_io.open_table(store, "runs").to_table().to_pylist()
+    config = json.dumps(json.loads(row["config"]) | {"mask_options": {"of_an_earlier_version": 1}})
+    lance_io.write(store, "runs", pa.Table.from_pylist([row | {"config": config}], schema=RUNS))
+    found = measured_masks(store, truth)
+    assert not found.masks
+    assert found.left_out == {"the run's settings are not recorded, or this version does not know them": 5}

@@ -15,6 +15,7 @@ from dataflows.__main__ import main
 from dataflows.config import from_mapping
 from dataflows.generation_plan import plan_generation
 from store import generations, lance_io
+from store.calibration_files import calibration_at, write_calibration
 from support import mini_region
 from support.kill_points import Kill, Point
 from support.killed_runs import moved, settings_file, small_region
@@ -527,3 +528,21 @@ def _shifted(path: Path):
         data, profile = raster.read(), raster.profile
     with rasterio.open(path, "w", **profile) as raster:
         raster.write(np.where(data == 0, 0, np.clip(data.astype(int) + 1, 1, 255)).astype(data.dtype))
+
+
+def test_the_calibration_is_read_once_and_recorded(region, tmp_path):
+    place = tmp_path / "calibration.json"
+    known = calibration_at("default")
+    write_calibration(known, place)
+    config = from_mapping(region.settings | {"calibration": str(place), "thresholds": {"accept": 0.71}})
+
+    def lose(summary):
+        if summary.chips_made:
+            place.unlink(missing_ok=True)
+
+    done = drivers.run_masks(config, progress=lose)
+    assert (done.status, done.partitions_failed) == ("done", 0)
+    rows = lance_io.scan(config.store, "masks", ["calibration"], f"generation = {done.generation}").to_pylist()
+    assert {row["calibration"] for row in rows} == {known.version}
+    (run,) = lance_io.scan(config.store, "runs", ["inputs"], f"run_id = '{done.run_id}'").to_pylist()
+    assert json.loads(run["inputs"])["calibration"] == known.version

@@ -4,10 +4,11 @@ Heavy imports belong inside a backend's constructor or methods, so that listing 
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from importlib import import_module
 from typing import Any, cast
 
-from dataflows.mask_backends._options import WITHOUT_EFFECT
+from dataflows.mask_backends._options import WITHOUT_EFFECT, parsed
 from store.fingerprint import file_sha256
 from utils.errors import ConfigError, UnknownNameError
 from utils.types import MaskBackend, WeightedBackend
@@ -49,6 +50,23 @@ def get(name: str, **options: object) -> MaskBackend:
 def shaping(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those options that decide what masks are; where and how fast they are computed is no part of a recipe."""
     return {name: value for name, value in options.items() if name not in WITHOUT_EFFECT}
+
+
+def completed(backend: MaskBackend, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` of a backend with the defaults of those that were not given, as far as it tells them."""
+    told = getattr(backend, "settings", None) or getattr(backend, "options", None)
+    return asdict(told) if is_dataclass(told) and not isinstance(told, type) else dict(options)
+
+
+def recorded(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`completed` options of the backend called ``name``, whose weights may be gone.
+
+    Raises:
+        UnknownNameError: there is no such backend, or it has no such option.
+        ConfigError: an option is refused.
+    """
+    kind = getattr(_class(name), "options_type", None)
+    return asdict(parsed(kind, options, name)) if kind is not None else completed(get(name, **options), options)
 
 
 def weights(name: str, **options: object) -> dict[str, str] | None:

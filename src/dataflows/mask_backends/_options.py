@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 WITHOUT_EFFECT = frozenset(
     {"device", "compile", "encode_batch", "prompts_per_call", "cached_embeddings", "threads", "download"}
-    # the hash of the file they lead to is part of a recipe, wherever it lies
-    | {"checkpoint", "checkpoint_dir"}
+    # the hashes of the files they lead to are part of a recipe, wherever they lie
+    | {"checkpoint", "checkpoint_dir", "config", "model_id", "revision"}
 )
 """Options that say how masks are computed, not what they are: they are no part of a recipe."""
 

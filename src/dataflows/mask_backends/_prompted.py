@@ -162,7 +162,7 @@ class PromptedBackend:
                 if clip_state(prompt, shown[chip].grid) == "not_in_chip":
                     continue
                 pixels = pixel_prompt(prompt, tile.chip.grid, interior_points=self.options.interior_points)
-                if pixels.box is not None or len(pixels.points):
+                if pixels.box is not None or pixels.point_labels.any():
                     asked.append(_Asked(chip=chip, prompt=number, pixels=pixels, window=window))
         return asked
 

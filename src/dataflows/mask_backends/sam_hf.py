@@ -56,7 +56,9 @@ class SamHfOptions(PromptedOptions):
         if self.text is not None and (not isinstance(self.text, str) or not self.text.strip()):
             problems.append(f"text is a noun phrase; got {self.text!r}")
         if self.revision is not None and (not isinstance(self.revision, str) or not self.revision):
-            problems.append(f"revision is text or null; got {self.revision!r}")
+            problems.append(f"revision is a branch, tag or commit; got {self.revision!r}")
+        if not isinstance(self.exemplars, bool):
+            problems.append(f"exemplars is true or false; got {self.exemplars!r}")
         if self.exemplars and self.text is None:
             problems.append("exemplars go with text")
         if problems:

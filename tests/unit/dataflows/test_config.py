@@ -98,6 +98,7 @@ def test_defaults_make_a_table_of_the_default_profile():
         ({"snapshot": "newest"}, "snapshot"),
         ({"snapshot": -1}, "snapshot"),
         ({"mask_options": ["a"]}, "mask_options"),
+        ({"mask_options": {5: 6}}, "by name"),
         ({"thresholds": 0.5}, "thresholds"),
         ({"store": ""}, "store"),
         ({"commit_every": 0}, "commit_every must be above 0"),

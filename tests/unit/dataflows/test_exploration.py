@@ -130,3 +130,22 @@ def test_explore_reads_one_chip_and_leaves_the_store_alone(tmp_path, capsys):
     assert main(["explore", "no-such-chip", *options]) == 2
     assert main(["explore", uuid, "--store", store, "--backend", "nobody"]) == 2
     assert "known:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--out", "seen.xyz"), "ends in .png"),
+        (("--out", "."), "ends in .png"),
+        (("--out", "/proc/none/seen.png"), "cannot be written"),
+        (("--geojson", "/proc/none/seen.json"), "cannot be written"),
+        (("--geojson", "."), "cannot be written"),
+        (("--options", "{5: 6}"), "YAML mapping"),
+        ((), "no table 'training_data'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_come_out_is_refused_before_work(tmp_path, capsys, monkeypatch, more, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["explore", "a", "--store", str(tmp_path / "none"), "--backend", "classical", *more]) == 2
+    assert words in capsys.readouterr().err

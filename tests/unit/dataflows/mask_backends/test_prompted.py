@@ -204,6 +204,15 @@ def test_previous_masks_and_points_reach_the_model():
     assert (told.previous == earlier.data).all()
 
 
+def test_a_point_off_the_object_alone_asks_for_nothing():
+    off, here = (X + 500, Y), (X + 3, Y)
+    square = shapely.box(X - 5, Y - 5, X + 5, Y + 5)
+    prompt = Prompt(prompt_id="p", label_id="p", kind="point", geometry=square, positive=(off,), negative=(here,))
+    (mask,) = backend_of().segment(chip_at(), [prompt])
+    assert mask.flags == ("point_only", "empty")
+    assert not mask.data.any()
+
+
 def test_values_of_other_types_need_a_stated_stretch():
     chip = chip_at()
     wide = replace(chip, data=(chip.data.astype(np.uint16) * 16))

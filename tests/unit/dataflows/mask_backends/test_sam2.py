@@ -221,7 +221,10 @@ def test_the_network_is_that_of_build_sam2(tmp_path) -> None:
         ({"model_id": "sam2.1-hiera-tiny"}, WeightsNotFoundError, "`download: true`"),
         ({}, WeightsNotFoundError, "sam2_hiera_large.pt of facebook/sam2-hiera-large"),
         ({"encode_batch": 0}, ConfigError, "encode_batch"),
-        ({"checkpoint": 3}, ConfigError, "are text or null"),
+        ({"checkpoint": 5}, ConfigError, "text or null"),
+        ({"config": 5}, ConfigError, "text or null"),
+        ({"model_id": 5}, ConfigError, "text or null"),
+        ({"checkpoint": ""}, ConfigError, "text or null"),
     ],
     ids=str,
 )
