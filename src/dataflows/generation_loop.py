@@ -19,7 +19,7 @@ from dataflows.outcome_loop import retry_policy
 from dataflows.partition_task import PartitionOutcome, PartitionTask, partition_tasks, run_partition
 from dataflows.run_summary import GenerationSummary
 from dataflows.stage_recipes import StageRecipes
-from dataflows.work_shares import run_lease_id
+from dataflows.work_shares import kept_up, run_lease_id
 from store import generations, lance_io, leases, rasters
 from store.commit_buffer import CommitBuffer
 from store.leases import Holder
@@ -168,8 +168,9 @@ def _run(work: _Work) -> None:
     summary, buffer = work.summary, work.buffer()
     buffer.fail(work.plan.failures)
     try:
-        _loop(work, buffer)
-        _finish(work, buffer)
+        with kept_up(work.alive, work.config.lease_s):
+            _loop(work, buffer)
+            _finish(work, buffer)
     except BaseException as error:
         if not interrupted(error):
             # what cannot be stored ends the run; the record of it may fail for the same reason
@@ -188,7 +189,6 @@ def _run(work: _Work) -> None:
 @settled_heap()
 def _loop(work: _Work, buffer: CommitBuffer) -> None:
     policy, provenance = retry_policy(work.config), _provenance(work)
-    renewed = time.monotonic()
     for task in work.tasks():
         outcome = run_partition(work.driver, work.shared, task, provenance, policy, output=OUTPUT, plans=False)
         _take(work.summary, outcome)
@@ -196,9 +196,6 @@ def _loop(work: _Work, buffer: CommitBuffer) -> None:
         if buffer.full:
             policy.call(buffer.flush)
             work.summary.masks_written = buffer.masks_written
-        if time.monotonic() - renewed > work.config.lease_s / 3:
-            work.alive()
-            renewed = time.monotonic()
         work.report(work.summary)
 
 

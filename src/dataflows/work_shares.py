@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -73,19 +73,8 @@ class WorkShares:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Inside the block, leases are renewed beside the work, however long one task takes."""
-        done = threading.Event()
-
-        def keep() -> None:
-            while not done.wait(self._config.lease_s / _RENEWALS_PER_LEASE):
-                self.renew()
-
-        keeper = threading.Thread(target=keep, name="leases", daemon=True)
-        keeper.start()
-        try:
+        with kept_up(self.renew, self._config.lease_s):
             yield
-        finally:
-            done.set()
-            keeper.join()
 
     def renew(self) -> None:
         """Renew the leases held when a third of their time has passed; what fails is left to the next time."""
@@ -151,3 +140,21 @@ def run_lease_id(run_id: str) -> str:
 
 def _lease_id(partition: int) -> str:
     return f"build/{partition:x}"
+
+
+@contextmanager
+def kept_up(renew: Callable[[], None], lease_s: float) -> Iterator[None]:
+    """Inside the block, ``renew`` is called beside the work, several times per ``lease_s`` seconds."""
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(lease_s / _RENEWALS_PER_LEASE):
+            renew()
+
+    keeper = threading.Thread(target=keep, name="leases", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()

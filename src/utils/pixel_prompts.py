@@ -9,6 +9,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from shapely import Geometry
 
+from utils.errors import CRSError
 from utils.geo import AnyCRS, reproject, reproject_points
 from utils.prompts import ClipState, clip_state, to_pixels
 from utils.types import ChipGrid, Mask, Prompt
@@ -127,10 +128,10 @@ def on_grid(mask: Mask, grid: ChipGrid) -> NDArray[np.bool_]:
     """``mask`` on another grid of the same CRS, nearest neighbour, False outside of it; shape (rows, columns).
 
     Raises:
-        ValueError: the grids have different CRSs.
+        CRSError: the grids have different CRSs.
     """
     if mask.grid.epsg != grid.epsg:
-        raise ValueError(f"the mask lies in EPSG:{mask.grid.epsg}, the grid in EPSG:{grid.epsg}")
+        raise CRSError(f"the mask lies in EPSG:{mask.grid.epsg}, the grid in EPSG:{grid.epsg}")
     # pixel centres of the grid, as corner-based pixel coordinates of the mask
     moved: Affine = ~mask.grid.affine @ grid.affine
     cols, rows = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)

@@ -13,7 +13,7 @@ from dataflows.mask_backends._answers import Answer, Decoded, best, perturbed
 from dataflows.mask_backends._batches import Batches
 from dataflows.mask_backends._common import PERTURBATIONS, displayed, empty_mask
 from dataflows.mask_backends._options import PromptedOptions, parsed
-from utils.errors import AegirError
+from utils.errors import AegirError, DeviceMemoryError
 from utils.pixel_prompts import PixelPrompt, pixel_prompt
 from utils.prompts import clip_state, pixel_box
 from utils.quality import iou, rectangularity
@@ -148,7 +148,7 @@ class PromptedBackend:
         asking = [number for number, chip in shown.items() if prompts[number] and chip.valid.any()]
         tiles = shared_tiles([shown[number] for number in asking], self.options.tile_px)
         images = [(tile.chip, self._asked(tile, asking, shown, prompts)) for tile in tiles]
-        for image, asked in self._encoded([(image, asked) for image, asked in images if asked]):
+        for image, asked in self._encoded([(image, asked) for image, asked in images if asked], found):
             self._answer(image, asked, shown, prompts, found)
         return [found[number] for number in range(len(chips))]
 
@@ -166,12 +166,26 @@ class PromptedBackend:
                     asked.append(_Asked(chip=chip, prompt=number, pixels=pixels, window=window))
         return asked
 
-    def _encoded(self, images: list[tuple[RasterChip, list[_Asked]]]) -> Iterator[tuple[tuple[Any, Any], list[_Asked]]]:
-        """``(embedding, (rows, columns))`` and prompts of each image; as many are in memory as are encoded together."""
+    def _encoded(
+        self, images: list[tuple[RasterChip, list[_Asked]]], found: dict[int, list[Mask] | AegirError]
+    ) -> Iterator[tuple[tuple[Any, Any], list[_Asked]]]:
+        """``(embedding, (rows, columns))`` and prompts of each image; as many are in memory as are encoded together.
+
+        An image that no memory is left for is an error of its chips.
+        """
         for start in range(0, len(images), self.options.encode_batch):
             batch = images[start : start + self.options.encode_batch]
             pixels = [np.array(np.moveaxis(chip.data, 0, -1), order="C") for chip, _ in batch]
-            for array, embedding, (_, asked) in zip(pixels, self._embeddings(pixels), batch, strict=True):
+            try:
+                embeddings = self._embeddings(pixels)
+            except DeviceMemoryError as error:
+                if len(batch) > 1:
+                    for one in batch:
+                        yield from self._encoded([one], found)
+                else:
+                    found.update({one.chip: error for one in batch[0][1]})
+                continue
+            for array, embedding, (_, asked) in zip(pixels, embeddings, batch, strict=True):
                 yield (embedding, array.shape[:2]), asked
 
     def _embeddings(self, images: list[NDArray[Any]]) -> list[Any]:

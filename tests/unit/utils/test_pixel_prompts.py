@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rasterio.warp import transform_bounds
 from shapely import affinity
 
-from utils.errors import GeometryError
+from utils.errors import CRSError, GeometryError
 from utils.geo import utm_epsg
 from utils.pixel_prompts import interior, on_grid, pixel_prompt, prompt_in
 from utils.types import ChipGrid, Mask, Prompt
@@ -126,5 +126,5 @@ def test_prompts_without_a_place_in_the_other_crs_are_refused():
 def test_masks_of_another_crs_are_refused():
     grid = turned(0)
     mask = Mask(data=np.zeros((50, 50), np.bool_), grid=grid, prompt_id="p")
-    with pytest.raises(ValueError, match="EPSG:32632"):
+    with pytest.raises(CRSError, match="EPSG:32632"):
         on_grid(mask, ChipGrid(epsg=32633, transform=grid.transform, height=50, width=50))

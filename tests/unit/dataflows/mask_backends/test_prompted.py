@@ -170,6 +170,20 @@ def test_what_does_not_fit_alone_is_a_typed_error():
         backend_of(Toy(room=0)).segment(chip_at(), [box_prompt(0, 0, 5)])
 
 
+def test_an_image_that_does_not_fit_fails_its_chip_alone():
+    class Narrow(Toy):
+        def encode(self, images: Sequence[np.ndarray]) -> list[Any]:
+            if any(image.shape[0] > 64 for image in images):
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return super().encode(images)
+
+    chips = [chip_at(seed=1), chip_at(size=80), chip_at(seed=2)]
+    with pytest.warns(RuntimeWarning, match="out of memory"):
+        found = backend_of(Narrow()).segment_many(chips, [[box_prompt(0, 0, 5)]] * 3)
+    assert isinstance(found[1], DeviceMemoryError)
+    assert [len(found[n]) for n in (0, 2)] == [1, 1]
+
+
 def test_other_runtime_errors_are_not_swallowed():
     class Broken(Toy):
         def encode(self, images: Sequence[np.ndarray]) -> list[Any]:
