@@ -50,7 +50,7 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow"
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow

@@ -422,7 +422,7 @@ class TestExplain:
         assert "mask: utils.quality.mask_score: changed" in text
 
     def test_two_masks_of_one_prompt(self, lineage):
-        lineage.run("--set", "mask_options={n_colours: 3}")
+        lineage.run("--set", "mask_options={own_colours: 3}")
         rows = lance_io.scan(lineage.store, "masks", ["mask_id", "prompt_id", "run_id"]).to_pylist()
         prompt = rows[0]["prompt_id"]
         one, two = sorted(row["mask_id"] for row in rows if row["prompt_id"] == prompt)
