@@ -371,11 +371,11 @@ def test_fail_fast_keeps_what_is_done_and_starts_no_more(
     wanted = real.filter(pc.equal(real["partition"], pa.scalar(broken, pa.uint64())))["uuid"].to_pylist()
     made, executed = [], partition_task._executed
 
-    def fail(driver: Any, made_once: Any, task: Any, provenance: Any) -> Any:
+    def fail(driver: Any, made_once: Any, task: Any, provenance: Any, **more: Any) -> Any:
         made.append(task.partition)
         if task.partition == broken:
             raise errors.RasterReadError("east.tif is truncated")
-        return executed(driver, made_once, task, provenance)
+        return executed(driver, made_once, task, provenance, **more)
 
     monkeypatch.setattr(partition_task, "_executed", fail)
     (tmp_path / "build.yaml").write_text(json.dumps(region.settings))

@@ -27,7 +27,19 @@ from utils.quality import iou
 CHANGED = ("--backend", "classical", "--set", "mask_options={bias: 3, smooth_m: 0.6}")
 WRITE = "CommitBuffer.flush > write masks"
 MERGE = "write_chosen masks > MergeInsertBuilder.execute"
-MASKS = ["mask_id", "prompt_id", "uuid", "generation", "backend", "mask_recipe", "verdict", "score", "mask", "scores"]
+MASKS = [
+    "mask_id",
+    "prompt_id",
+    "uuid",
+    "generation",
+    "backend",
+    "mask_recipe",
+    "verdict",
+    "score",
+    "quality",
+    "mask",
+    "scores",
+]
 
 
 @pytest.fixture(scope="module")
