@@ -90,6 +90,8 @@ def settings_for(folder: Path, place: Path, labels: list[Weak]) -> dict:
         "partition_level": 15,
         "split_level": 16,
         "guard_m": 0.0,
+        # few objects: each split of a fit needs some that are accepted
+        "thresholds": {"accept": 0.5},
     }
 
 
