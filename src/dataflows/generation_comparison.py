@@ -16,6 +16,7 @@ from store.generations import Generation, generations
 from utils.errors import ConfigError, UnknownNameError
 from utils.geo import reproject
 from utils.mask_comparison import SIZE_CLASSES, ComparisonTally, MaskPair, mask_pair, size_class
+from utils.refinement import pixel_area_m2
 from utils.types import ChipGrid
 
 DIMENSIONS = ("size", "gsd", "kind", "backend")
@@ -208,7 +209,7 @@ def _add_chip(
 
 
 def _pair(one: NDArray[np.bool_], two: NDArray[np.bool_], grid: ChipGrid, rule: ComparisonRule) -> MaskPair:
-    return mask_pair(one, two, pixel_m2=_pixel_m2(grid), tolerance_px=rule.pixels(grid))
+    return mask_pair(one, two, pixel_m2=pixel_area_m2(grid), tolerance_px=rule.pixels(grid))
 
 
 def _where(grid: ChipGrid, area_m2: float, prompt: dict[str, Any] | None, backend: str) -> dict[str, str]:
@@ -230,12 +231,8 @@ def _pixels(row: dict[str, Any], shape: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(np.frombuffer(row["mask"], np.uint8).reshape(shape) > 0)
 
 
-def _pixel_m2(grid: ChipGrid) -> float:
-    return abs(float(grid.affine.determinant))
-
-
 def _area_m2(mask: NDArray[np.bool_] | None, grid: ChipGrid) -> float:
-    return 0.0 if mask is None else float(mask.sum()) * _pixel_m2(grid)
+    return 0.0 if mask is None else float(mask.sum()) * pixel_area_m2(grid)
 
 
 def _side(known: list[Generation], name: str) -> Generation:

@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.quality import rectangularity
+from utils.refinement import pixel_area_m2
 from utils.types import ChipGrid
 
 Bools = NDArray[np.bool_]
@@ -39,7 +40,7 @@ def pv_likeness(rgb: NDArray[np.uint8], mask: Bools, grid: ChipGrid) -> dict[str
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius_px + 1, 2 * radius_px + 1))
     ring = (cv2.dilate(mask.astype(np.uint8), kernel) > 0) & ~mask
     away = float(np.linalg.norm(middle - np.median(lab[ring], axis=0))) if ring.any() else 0.0
-    area_m2 = int(mask.sum()) * abs(float(grid.affine.determinant))
+    area_m2 = int(mask.sum()) * pixel_area_m2(grid)
     decades = max(np.log10(LEAST_AREA_M2 / area_m2), np.log10(area_m2 / MOST_AREA_M2), 0.0)
     signs = {
         "darkness": 1 - middle[0] / 100,

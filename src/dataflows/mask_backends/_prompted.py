@@ -1,6 +1,7 @@
 """What every promptable model needs around it: prompts in pixels, batches, memory that runs out, scores, masks."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from dataflows.mask_backends._options import PromptedOptions, parsed
 from utils.errors import AegirError, DeviceMemoryError
 from utils.pixel_prompts import PixelPrompt, pixel_prompt
 from utils.prompts import clip_state, pixel_box
-from utils.quality import iou, rectangularity
+from utils.quality import agreement, iou, rectangularity
 from utils.tiles import Tile, shared_tiles
 from utils.types import ChipGrid, Mask, Prompt, RasterChip
 
@@ -58,7 +59,7 @@ class _Asked:
     """Its own chip in the image."""
 
 
-class PromptedBackend:
+class PromptedBackend(ABC):
     """A mask backend over a promptable model; a backend adds its options, its files and how its model is loaded.
 
     Scores: ``predicted_iou`` (the model's, cut to 0–1), ``logit_stability`` (IoU of the mask at thresholds one logit up
@@ -86,12 +87,12 @@ class PromptedBackend:
         self._prompts = Batches(f"{self.name}: prompts", self.options.prompts_per_call)
 
     @classmethod
+    @abstractmethod
     def weights_files(cls, **options: object) -> Mapping[str, str]:
         """Name → local file of weights; see :class:`utils.types.WeightedBackend`."""
-        raise NotImplementedError
 
-    def _load(self) -> PromptedModel:
-        raise NotImplementedError
+    @abstractmethod
+    def _load(self) -> PromptedModel: ...
 
     def __getstate__(self) -> dict[str, Any]:
         """Weights do not travel between processes; each loads its own."""
@@ -268,7 +269,7 @@ def _mask(
         return empty_mask(chip, prompt, *flags, "empty")
     scores = {"predicted_iou": answer.predicted_iou, "logit_stability": answer.logit_stability}
     if moved:
-        scores["stability"] = float(np.mean([iou(data, other.data[window] & chip.valid) for other in moved]))
+        scores["stability"] = agreement(data, [other.data[window] & chip.valid for other in moved])
     if prompt.kind != "polygon":
         scores["rectangularity"] = rectangularity(data)
     if prompt.kind != "point":
