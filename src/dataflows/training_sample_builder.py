@@ -168,6 +168,7 @@ def _msi_columns(chip: RasterChip, fractions: NDArray[np.uint8]) -> dict[str, An
 def _verdict_columns(judged: list[JudgedMask]) -> dict[str, Any]:
     scores = [found.score for found in judged if found.verdict == "accept"]
     return {
+        "weight": 1.0,
         "n_prompts": len(judged),
         "n_accepted": len(scores),
         "n_review": sum(found.verdict == "review" for found in judged),

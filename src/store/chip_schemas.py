@@ -147,7 +147,12 @@ def training_data(profile: ChipProfile | None = None) -> pa.Schema:
         column("split_cell", pa.uint64(), "S2 parent whose hash decides the split."),
         column("split", pa.string(), "train, val, test, or guard (too near another split to be used)."),
         column("partition", pa.uint64(), "S2 cell of the unit of work that wrote the row."),
-        column("chip_role", pa.string(), "labelled, background_near or background_far."),
+        column(
+            "chip_role",
+            pa.string(),
+            "labelled, background_near, background_far, discovered (made for a detection), or hard_negative (made for "
+            "a rejected one).",
+        ),
         column(
             "input_set", pa.string(), "Hash of the chip's prompts and scenes; the row is made again when it changes."
         ),
@@ -158,6 +163,7 @@ def training_data(profile: ChipProfile | None = None) -> pa.Schema:
         column("pv_fraction", pa.float32(), "Share of known mask pixels that are PV.", unit="fraction 0-1", null=True),
         column("quality_score", pa.float32(), "Mean score of accepted masks; null without one.", null=True),
         column("quality_flags", pa.list_(pa.string()), "Flags of the chip and of the masks on it, sorted."),
+        column("weight", pa.float32(), "Weight of the chip in the training loss; hard negatives weigh more than 1."),
         column("mask_source", pa.string(), "gold (digitised truth), machine, or reviewed (machine, seen by a person)."),
         column("generation", pa.int32(), "Generation in masks that generated_mask was made from."),
         column("image_recipe", pa.string(), "Hash of code and settings that made the image chips."),

@@ -119,6 +119,7 @@ STEPS: Final[Mapping[int, Step]] = {
     ),
     2: Step(
         added={
+            "training_data": (Added(field=pa.field("weight", pa.float32(), nullable=False), value=1.0),),
             "masks": (
                 Added(field=pa.field("quality", pa.float32())),
                 Added(field=pa.field("calibration", pa.string())),

@@ -2,7 +2,7 @@
 
 Field metadata carries ``doc`` and, where they apply, ``unit``, ``axes`` and ``crs``. A table whose schema carries
 an ``unenforced primary key`` is written by ``merge_insert`` on it (``store.lance_io.write``). Columns are declared in
-:mod:`store.chip_schemas` and :mod:`store.record_schemas`.
+:mod:`store.chip_schemas`, :mod:`store.discovery_schemas` and :mod:`store.record_schemas`.
 """
 
 import json
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from store.chip_schemas import MASKS, PROMPTS, TRAINING_DATA, masks, training_data
 from store.columns import LONLAT, SCHEMA_VERSION
+from store.discovery_schemas import DETECTIONS, EVIDENCE, ROUNDS
 from store.record_schemas import CONTEXT, DATASETS, ERRORS, LEASES, RUNS, SCENES, SPLITS
 from utils.errors import SchemaError, UnknownNameError
 from utils.types import ChipProfile
@@ -18,11 +19,14 @@ from utils.types import ChipProfile
 __all__ = [
     "CONTEXT",
     "DATASETS",
+    "DETECTIONS",
     "ERRORS",
+    "EVIDENCE",
     "LEASES",
     "LONLAT",
     "MASKS",
     "PROMPTS",
+    "ROUNDS",
     "RUNS",
     "SCENES",
     "SCHEMA_VERSION",
@@ -36,10 +40,12 @@ __all__ = [
     "training_data",
 ]
 
-TABLES: dict[str, pa.Schema] = {
-    schema.metadata[b"table"].decode(): schema
-    for schema in (TRAINING_DATA, MASKS, PROMPTS, SCENES, RUNS, ERRORS, SPLITS, DATASETS, CONTEXT, LEASES)
-}
+_SCHEMAS = (
+    *(TRAINING_DATA, MASKS, PROMPTS),
+    *(SCENES, RUNS, ERRORS, SPLITS, DATASETS, CONTEXT, LEASES),
+    *(DETECTIONS, EVIDENCE, ROUNDS),
+)
+TABLES: dict[str, pa.Schema] = {schema.metadata[b"table"].decode(): schema for schema in _SCHEMAS}
 """Table name → schema (of the default profile where a table has one)."""
 
 

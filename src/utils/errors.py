@@ -36,6 +36,12 @@ taken out of it (:mod:`utils.redaction`).
     │   └── ImageryChangedError     a chip reads differently than when it was made
     ├── MaskError                   a mask backend cannot draw masks
     │   └── DeviceMemoryError       one image or one prompt does not fit into the memory of the model's device
+    ├── ModelError                  a model cannot be used on the imagery: other bands, another GSD, no probabilities
+    ├── SearchError                 a search for detections cannot start or go on
+    │   ├── EmptyAreaError          the area of interest is empty, or lies outside the imagery
+    │   └── RasterWriteError        a raster cannot be written: the disk is full, or its place is not writable
+    ├── PromotionError              a generation of masks cannot be promoted, or a promotion not be undone
+    │   └── NoGoldError             no test row holds gold or reviewed truth to judge a generation by
     ├── WorkerLostError             a worker process died, again and again, on one task
     ├── SplitError                  a split rule cannot be met
     │   └── SplitLeakError          chips of different splits overlap or stand too close
@@ -206,6 +212,30 @@ class DeviceMemoryError(MaskError):
 
 class CalibrationError(AegirError):
     """A calibration of mask quality cannot be read, or not be fitted on what is there."""
+
+
+class ModelError(AegirError):
+    """A model cannot be used on the imagery: it takes other bands or another GSD, or returns no probabilities."""
+
+
+class SearchError(AegirError):
+    """A search for detections cannot start or go on."""
+
+
+class EmptyAreaError(SearchError):
+    """The area of interest is empty, or lies outside the imagery."""
+
+
+class RasterWriteError(SearchError):
+    """A raster cannot be written: the disk is full, or its place is not writable."""
+
+
+class PromotionError(AegirError):
+    """A generation of masks cannot be promoted, or a promotion not be undone."""
+
+
+class NoGoldError(PromotionError):
+    """No test row holds gold or reviewed truth that a generation could be judged by."""
 
 
 class WorkerLostError(AegirError):
