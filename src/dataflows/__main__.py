@@ -13,7 +13,11 @@ from typing import Any
 import yaml
 
 from dataflows import DEFAULT_CONFIG
+from dataflows._backfill_commands import add_backfill_commands
+from dataflows._discovery_commands import add_discovery_commands
+from dataflows._flywheel_commands import add_flywheel_commands
 from dataflows._mask_commands import calibrate_options, compare_options, explore_options, masks_options
+from dataflows._validation_commands import add_validation_commands
 from utils.errors import AegirError, ConfigError
 from utils.failures import interrupted
 
@@ -100,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     context.set_defaults(command=_context)
 
     _mask_commands(commands)
+    add_discovery_commands(commands)
+    add_validation_commands(commands)
+    add_backfill_commands(commands)
+    add_flywheel_commands(commands)
 
     draw = commands.add_parser("draw", help="draw the flows as SVG, DOT and Mermaid")
     draw.add_argument("--out", type=Path, default=Path("docs/dags"), help="folder (default docs/dags)")
