@@ -104,10 +104,6 @@ def _parser() -> argparse.ArgumentParser:
     context.set_defaults(command=_context)
 
     _mask_commands(commands)
-    add_discovery_commands(commands)
-    add_validation_commands(commands)
-    add_backfill_commands(commands)
-    add_flywheel_commands(commands)
 
     draw = commands.add_parser("draw", help="draw the flows as SVG, DOT and Mermaid")
     draw.add_argument("--out", type=Path, default=Path("docs/dags"), help="folder (default docs/dags)")
@@ -129,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _mask_commands(commands: Any) -> None:
+    add_discovery_commands(commands)
+    add_validation_commands(commands)
+    add_backfill_commands(commands)
+    add_flywheel_commands(commands)
     masks = commands.add_parser("masks", help="the same prompts through another mask backend, as a new generation")
     _settings_options(masks)
     masks_options(masks)
