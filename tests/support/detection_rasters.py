@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from utils.search_blocks import SearchBlock, search_blocks
@@ -26,10 +27,11 @@ class HeldParts:
     data: NDArray[np.uint8]
     missing: set[str] = field(default_factory=set)
     block_px: int = 16
+    grid: ChipGrid | None = None
 
     @property
     def raster(self) -> ChipGrid:
-        return raster_of(self.data)
+        return self.grid or raster_of(self.data)
 
     @property
     def blocks(self) -> list[SearchBlock]:
@@ -52,4 +54,16 @@ def raster_of(data: NDArray[np.uint8], gsd_m: float = 0.5) -> ChipGrid:
         transform=(gsd_m, 0.0, 465_000.0, 0.0, -gsd_m, 5_250_000.0),
         height=data.shape[0],
         width=data.shape[1],
+    )
+
+
+def raster_over(shapes: NDArray[np.object_], gsd_m: float = 0.3, epsg: int = 32632) -> ChipGrid:
+    """A raster around geometries in metres, with a margin of ten pixels."""
+    west, south, east, north = shapely.total_bounds(shapes)
+    margin = 10 * gsd_m
+    return ChipGrid(
+        epsg=epsg,
+        transform=(gsd_m, 0.0, west - margin, 0.0, -gsd_m, north + margin),
+        height=int((north - south) / gsd_m) + 20,
+        width=int((east - west) / gsd_m) + 20,
     )

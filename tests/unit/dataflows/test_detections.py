@@ -225,7 +225,7 @@ def test_small_objects_go_and_too_many_are_refused() -> None:
     parts = HeldParts(data=data)
     found = found_objects(parts, parts.raster, parts.blocks, DetectionRule(min_area_m2=2.0))
     assert len(found) == 1
-    with pytest.raises(SearchError, match="raise detections.threshold"):
+    with pytest.raises(SearchError, match="more than 100 objects"):
         found_objects(parts, parts.raster, parts.blocks, DetectionRule(min_area_m2=0, max_objects=100))
 
 
