@@ -151,7 +151,6 @@ def prepared_search(config: DiscoveryConfig) -> Search:
     )
 
 
-
 def _context(
     driver: Driver, config: DiscoveryConfig, blocks: list[SearchBlock]
 ) -> tuple[dict[str, int], pa.Table, list[Failure]]:
@@ -171,7 +170,8 @@ def _context(
             some = {"covered_blocks": blocks[start : start + _BLOCKS_AT_ONCE]}
             targets = driver.execute(["block_targets"], overrides=some)["block_targets"]
             found = driver.execute(
-                ["chip_context", "feature_failures", "target_failures"], overrides={**shared, "context_targets": targets}
+                ["chip_context", "feature_failures", "target_failures"],
+                overrides={**shared, "context_targets": targets},
             )
             tables.append(found["chip_context"])
             failures |= {f.input_ids: f for f in (*found["feature_failures"], *found["target_failures"])}
@@ -182,4 +182,3 @@ def _context(
         rows = pa.array([order.get(name) for name in ids["block_id"].to_pylist()], pa.int64())
         table = table.take(rows)
     return dict(shared["context_snapshots"]), table, list(failures.values())
-

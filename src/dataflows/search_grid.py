@@ -107,7 +107,9 @@ def search_failures(search_imagery: ImagerySource, segmentation_model: SceneMode
         error_type, _, message = reason.partition(": ")
         failures.append(_failure(error_type, f"{place}: {message}", place))
     scenes = search_imagery.scenes()
-    for scene in scenes.filter(pa.array([not has for has in _has_bands(scenes, segmentation_model).to_pylist()])).to_pylist():
+    for scene in scenes.filter(
+        pa.array([not has for has in _has_bands(scenes, segmentation_model).to_pylist()])
+    ).to_pylist():
         message = f"scene {scene['scene_id']} has only bands {', '.join(scene['bands'])}; it is not searched"
         failures.append(_failure("BandError", message, scene["scene_id"]))
     return failures
@@ -265,4 +267,6 @@ def _refuse(source: ImagerySource, scenes: pa.Table, model: SceneModel) -> None:
 
 
 def _failure(error_type: str, message: str, place: str) -> Failure:
-    return Failure(node="search_failures", error_type=error_type, message=message, traceback_hash="", input_ids=(place,))
+    return Failure(
+        node="search_failures", error_type=error_type, message=message, traceback_hash="", input_ids=(place,)
+    )
