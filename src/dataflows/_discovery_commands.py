@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from dataflows import DEFAULT_CONFIG as BUILD_CONFIG
+from dataflows._detection_commands import add_detection_commands
 from utils.errors import ConfigError
 
 DEFAULT_CONFIG = "data/sample/demo/discover.yaml"
@@ -19,6 +20,7 @@ def add_discovery_commands(commands: Any) -> None:
     discovery_options(discover)
     discover.add_argument("--json", action="store_true", help="print the result as JSON")
     discover.set_defaults(command=_discover)
+    add_detection_commands(commands)
 
 
 def discovery_options(command: argparse.ArgumentParser) -> None:

@@ -38,20 +38,19 @@ def run_plan_command(arguments: argparse.Namespace, changes: Mapping[str, Any]) 
 
 def discover_with_progress(config: DiscoveryConfig) -> DiscoverySummary:
     """Search under a progress bar of blocks: done/total, rate, skipped, failed."""
-    with progress_bar("km²/s", "skipped", "failed") as bar:
-        task = bar.add_task("blocks", total=None, skipped=0, failed=0, **{"km²/s": "–"})
+    with progress_bar("skipped", "failed") as bar:
+        task = bar.add_task("blocks", total=None, skipped=0, failed=0)
 
         def show(summary: DiscoverySummary) -> None:
             waits = " (waiting for another run)" if summary.partitions_waiting else ""
             rate = summary.km2_made / summary.seconds_searching if summary.seconds_searching else 0.0
             bar.update(
                 task,
-                description=f"blocks{waits}",
+                description=f"blocks, {rate:.4f} km²/s{waits}",
                 total=summary.blocks_pending,
                 completed=summary.blocks_settled,
                 skipped=summary.blocks_done_before + summary.blocks_pruned,
                 failed=summary.blocks_failed,
-                **{"km²/s": f"{rate:.3f}"},
             )
 
         return run_discovery(config, progress=show)
@@ -110,19 +109,19 @@ def _time(plan: DiscoveryPlan) -> str:
 
 
 def _rules_table(plan: DiscoveryPlan) -> Table:
-    table = Table(title="what each rule prunes")
-    names = sorted({name for rule in plan.rules for name in rule.cost})
-    for name in ("rule", "alone", "in sequence", "no context", *(f"recall cost, {name}" for name in names)):
-        table.add_column(name)
+    table = Table(title="what each rule prunes; recall is that of known objects")
+    for name in ("rule", "", "blocks", "km²", *(f"{name} lost" for name in plan.cost)):
+        table.add_column(name, justify="left" if name in ("rule", "") else "right", no_wrap=True)
     for rule in plan.rules:
-        table.add_row(
-            rule.name,
-            f"{rule.blocks} blocks, {rule.km2:.3f} km²",
-            f"{rule.blocks_in_sequence} blocks, {rule.km2_in_sequence:.3f} km²",
-            str(rule.unjudged),
-            *(_told(rule.cost[name]) for name in names),
-        )
+        lost = [_lost(rule.cost[name]) for name in plan.cost]
+        table.add_row(rule.name, "alone", str(rule.blocks), f"{rule.km2:.3f}", *lost)
+        table.add_row("", "in sequence", str(rule.blocks_in_sequence), f"{rule.km2_in_sequence:.3f}")
+        table.add_row("", "cannot judge", str(rule.unjudged))
     return table
+
+
+def _lost(cost: RecallCost) -> str:
+    return f"{cost.objects_lost} ({cost.objects_share:.1%})" if cost.objects_share is not None else "–"
 
 
 def _told(cost: RecallCost) -> str:
