@@ -7,7 +7,6 @@ from pathlib import Path
 from store import lance_io, leases
 from store.sql import literal, literals
 
-
 NUMBERING = ("masks", "backfill")
 """Flows whose runs take a number for a generation."""
 
