@@ -175,6 +175,12 @@ def likeness(first: Bytes, second: Bytes, mask: Bools) -> float | None:
     return float(np.corrcoef(one, two)[0, 1])
 
 
+def grown(mask: Bools, pixels: int) -> Bools:
+    """The mask with every pixel within a square of ``2·pixels + 1`` around it."""
+    side = 2 * pixels + 1
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)
+
+
 def _autocorrelated(plane: Floats, shape: tuple[int, ...], reach: int) -> Floats:
     """Sums of products of a plane with itself at lags up to ``reach``, shape (2·reach + 1, 2·reach + 1)."""
     spectrum = np.fft.rfft2(plane, s=shape)
