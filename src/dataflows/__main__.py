@@ -183,7 +183,8 @@ def _lineage_commands(commands: Any) -> None:
 
     explain = commands.add_parser("explain", help="label → image → code → mask of one chip, or why two masks differ")
     explain.add_argument(
-        "uuid", help="id of a chip or mask, or its first characters; ID@VERSION for a version or tag of its table"
+        "uuid",
+        help="id of a chip, mask or detection, or its first characters; ID@VERSION for a version or tag of its table",
     )
     explain.add_argument("other", nargs="?", help="a second one: say why their masks differ")
     _lineage_options(explain, config="settings to say whether it is stale under (default those of its run)")

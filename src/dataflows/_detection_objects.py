@@ -43,6 +43,7 @@ OBJECTS = pa.schema(
 """Objects of one search raster, in raster order of their first pixels."""
 
 _AT_ONCE = 4096
+_Scenes = tuple[list[str], datetime | None]
 
 
 class ReadBlock(Protocol):
@@ -59,8 +60,8 @@ class ReadBlock(Protocol):
         ...
 
     @property
-    def acquired_at(self) -> datetime:
-        """Acquisition time of the first."""
+    def acquired_at(self) -> datetime | None:
+        """Acquisition time of the first; None on a block without imagery."""
         ...
 
 
@@ -150,7 +151,7 @@ def found_objects(
     _require_squares(raster)
     found: list[pa.Table] = []
     count = 0
-    seen: dict[str, tuple[list[str], datetime]] = {}
+    seen: dict[str, _Scenes] = {}
     objects = _connected(parts, raster, blocks, rule, seen)
     while chunk := list(islice(objects, _AT_ONCE)):
         table = _rows(chunk, raster, rule, seen)
@@ -226,7 +227,7 @@ def _connected(
     raster: ChipGrid,
     blocks: Sequence[SearchBlock],
     rule: DetectionRule,
-    seen: dict[str, tuple[list[str], datetime]],
+    seen: dict[str, _Scenes],
 ) -> Iterator[ConnectedObject]:
     """Objects that reach the seed threshold; ``seen`` gets the scenes of each block."""
     least_pixels = rule.min_area_m2 / 2 / pixel_area_m2(raster)
@@ -249,7 +250,7 @@ def _rows(
     objects: list[ConnectedObject],
     raster: ChipGrid,
     rule: DetectionRule,
-    seen: dict[str, tuple[list[str], datetime]],
+    seen: dict[str, _Scenes],
 ) -> pa.Table:
     """Rows of :data:`OBJECTS`, without those under the least area."""
     a, b, c, d, e, f = raster.transform

@@ -46,21 +46,26 @@ _AFTER_LOADER = (
     "dataflows.training_sample_builder",
     "dataflows.lance_writer",
 )
+_BUILD = (
+    "dataflows.ingest_ducklake_labels",
+    "dataflows.label_deduplication",
+    "dataflows.label_changes",
+    LOADERS["local"],
+    *_AFTER_LOADER,
+)
 FLOWS: dict[str, Flow] = {
     "sample": Flow(modules=("dataflows.sample_region",), outputs=("sample_region_files",)),
     "build": Flow(
-        modules=(
-            "dataflows.ingest_ducklake_labels",
-            "dataflows.label_deduplication",
-            "dataflows.label_changes",
-            LOADERS["local"],
-            *_AFTER_LOADER,
-        ),
+        modules=_BUILD,
         outputs=("sample_write",),
     ),
     "masks": Flow(
         modules=(LOADERS["local"], "dataflows.sam_mask_factory", "dataflows.mask_generations"),
         outputs=("generation_write",),
+    ),
+    "backfill": Flow(
+        modules=(*_BUILD, "dataflows.mask_generations", "dataflows.backfill_candidates"),
+        outputs=("backfill_write",),
     ),
     "context": Flow(modules=("dataflows.ingest_context",), outputs=("chip_context", "context_write")),
     "discover": Flow(
@@ -108,10 +113,10 @@ def build_driver(
     """
     chosen = flow(name)
     modules, settings = list(chosen.modules), dict(config) if isinstance(config, Mapping) else {}
-    if name in ("build", "masks") and config is not None:
+    if name in ("build", "masks", "backfill") and config is not None:
         checked = config if isinstance(config, BuildConfig) else from_mapping(_plain(name, config))
         modules[modules.index(LOADERS["local"])] = _loader_of(checked.vhr, checked.msi)
-        settings = build_inputs(checked) if name == "build" else mask_inputs(checked)
+        settings = mask_inputs(checked) if name == "masks" else build_inputs(checked)
     elif name == "context" and config is not None:
         settings = context_inputs(_context_config(config))
     elif name == "discover" and config is not None:

@@ -51,14 +51,13 @@ def valid_outline(outline: Geometry) -> Geometry:
 
 
 def _regular(part: Polygon, rule: OutlineRule) -> Polygon:
-    plain = simplified(part, rule.simplify_px)
-    if not rule.rectangularise or len(part.interiors):
-        return plain
-    rectangle = equal_rectangle(part)
-    shared = shapely.area(shapely.intersection(part, rectangle))
-    # both have one area
-    iou = shared / (2 * part.area - shared)
-    return rectangle if iou >= rule.rectangle_iou else plain
+    if rule.rectangularise and not len(part.interiors):
+        rectangle = equal_rectangle(part)
+        shared = shapely.area(shapely.intersection(part, rectangle))
+        # both have one area
+        if shared / (2 * part.area - shared) >= rule.rectangle_iou:
+            return rectangle
+    return simplified(part, rule.simplify_px)
 
 
 def equal_rectangle(part: Polygon) -> Polygon:
