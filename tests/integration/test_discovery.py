@@ -81,7 +81,7 @@ def test_every_pixel_and_every_array_is_found(region, settings, capsys):
     assert (summary["detections_confirmed"], summary["missing"]) == (len(mini_region.PV), 0)
     stored = lance_io.scan(settings.parent / "store", "detections", ["match", "area_m2", "outline"]).to_pylist()
     areas = sorted(row["area_m2"] for row in stored if row["match"] == "confirmed")
-    assert areas == pytest.approx(sorted(w * h for _, _, w, h in mini_region.PV), rel=0.02)
+    assert areas == pytest.approx(sorted(w * h for _, _, w, h in mini_region.PV), rel=0.05)
     run = lance_io.scan(settings.parent / "store", "runs", ["flow", "status", "inputs", "counts"]).to_pylist()
     assert [(row["flow"], row["status"]) for row in run] == [("discover", "done")]
     assert json.loads(run[0]["inputs"])["search_id"] == summary["search_id"]

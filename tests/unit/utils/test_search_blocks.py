@@ -73,8 +73,8 @@ def test_scenes_off_the_lattice_are_told(other):
     assert common_lattice([grid(0, 0)], 0.25) is None
 
 
-def test_an_area_below_a_pixel_is_empty():
-    with pytest.raises(EmptyAreaError, match="smaller than a pixel"):
+def test_bounds_without_area_are_empty():
+    with pytest.raises(EmptyAreaError, match="holds no pixel"):
         PixelLattice(epsg=32632, gsd_m=0.3).covering((5.0, 5.0, 5.0, 9.0))
 
 
