@@ -27,7 +27,7 @@ MOST_ROWS = 1024
 class CommitBuffer:
     """Collects the tables of finished partitions and commits them every ``commit_every`` partitions.
 
-    ``training_data`` is written last: a row there says that its prompts, masks and errors are stored. A run killed
+    ``training_data`` is written last: a row there says that its prompts, masks, candidates and errors are stored. A run killed
     between two writes makes the same rows again, with the same keys.
     """
 
@@ -109,7 +109,7 @@ class CommitBuffer:
         if self._failures:
             lance_io.write(self._uri, "errors", self._error_rows())
             self._failures = []
-        for name in ("prompts", "masks"):
+        for name in ("prompts", "masks", "candidates"):
             parts = [table for rows in waiting for table in getattr(rows, name)]
             if parts:
                 receipt = self._write(name, pa.concat_tables(parts), fence)
