@@ -62,6 +62,17 @@ FLOWS: dict[str, Flow] = {
         outputs=("generation_write",),
     ),
     "context": Flow(modules=("dataflows.ingest_context",), outputs=("chip_context", "context_write")),
+    "validate": Flow(
+        modules=(
+            "dataflows.validation_imagery",
+            "dataflows.spectral_validation",
+            "dataflows.visual_validation",
+            "dataflows.outline_validation",
+            "dataflows.validation_evidence",
+            "dataflows.mask_agreement",
+        ),
+        outputs=("detection_findings", "imagery_failures", "mask_agreement"),
+    ),
     "change": Flow(
         modules=("dataflows.spectral_change",),
         outputs=("change_statistics", "skipped_indices", "unreadable_imagery", "change_raster"),
