@@ -24,7 +24,7 @@ from utils.verdicts import Judgement, VerdictLimits, judged, shifted
 Findings = dict[str, dict[str, Finding]]
 
 _VERDICTS = ("accept", "review", "reject", "unverifiable")
-_ASKED: Mapping[str, tuple[str, ...]] = {"off": (), "review": ("review",), "all": _VERDICTS}
+_ASKED: Mapping[str, tuple[str, ...]] = {"none": (), "review": ("review",), "all": _VERDICTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def _model(work: ValidationWork, findings: Findings) -> VerdictModel | None:
         CalibrationError: the settings name a file that holds no model.
     """
     rules, summary = work.rules, work.summary
-    if rules.model == "off":
+    if rules.model == "none":
         summary.model_note = "rules alone, as the settings ask"
         return None
     if rules.model != "auto":
