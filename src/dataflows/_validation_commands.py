@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dataflows._discovery_commands import discovery_changes, discovery_options
+from dataflows._discovery_commands import discovery_options, settings_changes
 
 
 def add_validation_commands(commands: Any) -> None:
@@ -20,10 +20,10 @@ def add_validation_commands(commands: Any) -> None:
 def _validate(arguments: argparse.Namespace) -> int:
     from dataflows.validation_terminal import run_validate_command  # noqa: PLC0415 - start-up
 
-    return run_validate_command(arguments, discovery_changes(arguments))
+    return run_validate_command(arguments, settings_changes(arguments))
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from dataflows.validation_terminal import run_report_command  # noqa: PLC0415 - start-up
 
-    return run_report_command(arguments, discovery_changes(arguments))
+    return run_report_command(arguments, settings_changes(arguments))

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import shapely
 from hamilton.function_modifiers import tag
+from numpy.typing import NDArray
 
 from dataflows._findings import finding, scaled
 from dataflows.validation_config import ValidationRules
@@ -18,6 +19,7 @@ from utils.quality import iou
 from utils.refinement import RefinementSteps, refine
 from utils.types import ChipGrid, Mask, MaskBackend, Prompt, RasterChip
 
+Bools = NDArray[np.bool_]
 RULE = "mask_agreement"
 
 
@@ -29,12 +31,11 @@ def mask_agreement(
     refinement_steps: RefinementSteps,
     rules: ValidationRules,
 ) -> dict[str, Finding]:
-    """IoU of the detection with the refined mask that the build's mask backend draws in its box (intersection over union,
-    Jaccard 1912).
+    """IoU of the detection with the refined mask that the build's mask backend draws in its box (Jaccard 1912).
 
     An array is an object with its own colour and edges: another method, without the detector's weights, finds the same
     outline. A patch of a larger surface is drawn otherwise. A backend that fails on it makes the rule abstain.
-    """  # fmt: skip
+    """
     found = {}
     for one, views in vhr_views.items():
         view = _coarser(views[0], rules.mask_side_px)
@@ -57,8 +58,8 @@ def _compared(mask: Mask, view: VhrView) -> Finding:
     words = f"the mask factory {'agrees' if odds > 0 else 'draws another outline'}: IoU {overlap:.2f}"
     scores: Mapping[str, float] = mask.scores
     return finding(
-        RULE, overlap, "0-1", odds, words, scene_ids=view.chip.scene_ids, acquired_at=view.chip.acquired_at,
-        contrast=scores.get("contrast"), stability=scores.get("stability"),
+        RULE, overlap, "0-1", odds, words, seen=view.chip,
+        details={name: scores.get(name) for name in ("contrast", "stability")},
     )  # fmt: skip
 
 
@@ -80,8 +81,6 @@ def _coarser(view: VhrView, side_px: int) -> VhrView:
     return VhrView(chip=chip, mask=mask)
 
 
-def _whole(part: np.ndarray, factor: int) -> np.ndarray:
+def _whole(part: Bools, factor: int) -> Bools:
     rows, columns = part.shape[0] // factor, part.shape[1] // factor
     return np.asarray(part.reshape(rows, factor, columns, factor).mean(axis=(1, 3)) >= 0.5)
-
-

@@ -19,9 +19,9 @@ from utils.errors import ConfigError
 from utils.geo import reproject, utm_epsg
 
 RULE = (
-    "a detection is true when true arrays that stood on its image's day cover at least half of it, or its IoU with one is "
-    "at least 0.5; else it is charged to the confuser that covers most of it, or to `other`; an array is found when true "
-    "detections cover at least half of it"
+    "a detection is true when true arrays that stood on its image's day cover at least half of it, or its IoU with one "
+    "is at least 0.5; else it is charged to the confuser that covers most of it, or to `other`; an array is found when "
+    "true detections cover at least half of it"
 )
 _VERDICTS = ("accept", "review", "reject", "unverifiable")
 
@@ -103,7 +103,9 @@ def against_truth(config: DiscoveryConfig, rows: pa.Table) -> tuple[Charged, NDA
     confusers = _confusers(config.truth_confusers, day)
     outlines = reproject(shapely.from_wkb(rows["outline"].to_numpy(zero_copy_only=False)), 4326, epsg)
     standing = _metric(arrays, epsg)
-    found = charged(outlines, standing, _metric([shape for _, shape in confusers], epsg), [kind for kind, _ in confusers])
+    found = charged(
+        outlines, standing, _metric([shape for _, shape in confusers], epsg), [kind for kind, _ in confusers]
+    )
     return found, shapely.area(standing)
 
 

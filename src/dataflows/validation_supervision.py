@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from dataflows.validation_config import ValidationRules
 from store.vectors import read_features
+from utils.cells import s2_parents
 from utils.errors import ConfigError
 from utils.geo import reproject, utm_epsgs
-from utils.cells import s2_parents
 from utils.split_rule import SplitRule, split_of_cells
 
 Bools = NDArray[np.bool_]

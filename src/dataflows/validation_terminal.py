@@ -87,10 +87,9 @@ def print_report(report: Report) -> None:
     for heading in ("kind", "detections", "accept", "review", "reject", "unverifiable", "precision before", "after"):
         kinds.add_column(heading, justify="left" if heading == "kind" else "right", no_wrap=True)
     for kind, counts in report.by_kind.items():
-        shares = ("", "")
-        if kind != PV:
-            shares = tuple(_share(score.per_confuser.get(kind)) for score in (report.before, report.after))  # type: ignore[assignment]
-        kinds.add_row(kind, *map(str, counts.values()), *shares)
+        both = (report.before, report.after)
+        told = ["" if kind == PV else _share(score.per_confuser.get(kind)) for score in both]
+        kinds.add_row(kind, *map(str, counts.values()), *told)
     console.print(kinds)
     console.print(report.rule, highlight=False)
     if report.unjudged:

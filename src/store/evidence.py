@@ -86,7 +86,9 @@ def mark_verdicts(uri: str | Path, judgements: Mapping[str, Judgement], recipes:
     """
     now, written = datetime.now(UTC), 0
     for part in _parts(list(judgements)):
-        receipt = lance_io.write_chosen(uri, "detections", lambda dataset, ids=part: _marked(dataset, ids, judgements, recipes, now))  # type: ignore[misc]
+        receipt = lance_io.write_chosen(
+            uri, "detections", lambda dataset, ids=part: _marked(dataset, ids, judgements, recipes, now)
+        )  # type: ignore[misc]
         written += receipt.updated
     return written
 

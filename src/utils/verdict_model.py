@@ -1,10 +1,11 @@
 """A small calibrated model of whether a detection is photovoltaics: logistic regression on what rules measured.
 
-Features are named figures of findings, some as logarithms, each with its square, so that a figure may speak against at
-both ends (too small and too large, too dark and too bright). Missing figures count as the mean. Coefficients carry an L2
-penalty (:func:`scipy.optimize.minimize`, L-BFGS-B). Detections are split into folds by their cell; each fold is answered
-by the model of the others, and Platt's scaling (Platt 1999, with his smoothed targets) of those held-out log-odds makes
-probabilities. A detection is always answered by the part that has not seen its cell, whether it was fitted on or not.
+Features are named figures of findings, some as logarithms, each with its square, so that a figure may speak against
+at both ends (too small and too large, too dark and too bright). Missing figures count as the mean. Coefficients carry
+an L2 penalty (:func:`scipy.optimize.minimize`, L-BFGS-B). Detections are split into folds by their cell; each fold is
+answered by the model of the others, and Platt's scaling (Platt 1999, with his smoothed targets) of those held-out
+log-odds makes probabilities. A detection is always answered by the part that has not seen its cell, whether it was
+fitted on or not.
 """
 
 import hashlib
