@@ -1,7 +1,7 @@
 """Rounds of the flywheel: build → fit, then discover → validate → backfill → fit → gate → write back, again and again.
 
-A stage that ended stands in the round's row of ``rounds`` with what it left, and is not run again; a run that was killed
-goes on with the stage that was under way, which itself goes on where it stopped.
+A stage that ended stands in the round's row of ``rounds`` with what it left, and is not run again; a run that was
+killed goes on with the stage that was under way, which itself goes on where it stopped.
 """
 
 import time
@@ -144,13 +144,19 @@ def run_flywheel(
         raise ConfigError(f"rounds is {rounds}; a whole number from 0 on")
     if from_model and config.model is None:
         raise ConfigError("there is no model to start from; set `model`, or let round 0 fit one")
-    if stages is None:
-        # the stages bring in most of the project
-        from dataflows.flywheel_stages import STAGES as stages  # noqa: PLC0415, N811
     lance_io.check_writable(config.store)
-    wheel = _Wheel(config, rounds, from_model, stages, progress or (lambda _: None))
+    wheel = _Wheel(
+        config, rounds, _stages() if stages is None else stages, progress or (lambda _: None), from_model=from_model
+    )
     with _alone(config, wheel.summary.flywheel_id):
         return wheel.turn(measure_last=measure_last)
+
+
+def _stages() -> Mapping[str, Stage]:
+    # the stages bring in most of the project
+    from dataflows.flywheel_stages import STAGES  # noqa: PLC0415
+
+    return STAGES
 
 
 class _Wheel:
@@ -160,9 +166,10 @@ class _Wheel:
         self,
         config: DiscoveryConfig,
         rounds: int,
-        from_model: bool,  # noqa: FBT001
         stages: Mapping[str, Stage],
         report: Progress,
+        *,
+        from_model: bool,
     ) -> None:
         self._config, self._stages, self._report, self._from_model = config, stages, report, from_model
         identity = flywheel_id(config, from_model=from_model)

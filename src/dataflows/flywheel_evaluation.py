@@ -7,7 +7,6 @@ or added. Truth that was built after the day of the imagery does not count.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -77,9 +76,7 @@ def object_scores(outlines: Sequence[shapely.Geometry], truth: Sequence[shapely.
     return ObjectScores(truth=len(truth), detections=len(outlines), found=found)
 
 
-def round_scores(
-    detections: pa.Table, truth: Sequence[shapely.Geometry], rule: SplitRule
-) -> dict[str, ObjectScores]:
+def round_scores(detections: pa.Table, truth: Sequence[shapely.Geometry], rule: SplitRule) -> dict[str, ObjectScores]:
     """Scores of a search on test ground: ``all`` its detections, and those its validation ``accepted``.
 
     Args:
@@ -88,11 +85,15 @@ def round_scores(
         rule: the store's split rule.
     """
     places = np.array([_place(shape) for shape in truth]).reshape(-1, 2)
-    wanted = [shape for shape, inside in zip(truth, on_test_ground(places[:, 0], places[:, 1], rule), strict=True) if inside]
+    wanted = [
+        shape for shape, inside in zip(truth, on_test_ground(places[:, 0], places[:, 1], rule), strict=True) if inside
+    ]
     inside = on_test_ground(detections["lon"].to_numpy(), detections["lat"].to_numpy(), rule)
     here = detections.filter(pa.array(inside, pa.bool_()))
     shapes = shapely.from_wkb(here["outline"].to_pylist())
-    accepted = [shape for shape, verdict in zip(shapes, here["verdict"].to_pylist(), strict=True) if verdict == "accept"]
+    accepted = [
+        shape for shape, verdict in zip(shapes, here["verdict"].to_pylist(), strict=True) if verdict == "accept"
+    ]
     return {"all": object_scores(list(shapes), wanted), "accepted": object_scores(accepted, wanted)}
 
 
@@ -112,9 +113,7 @@ def mask_iou(chips: Iterable[Mapping[str, Any]], truth: Truth, shape: tuple[int,
     """
     both = either = 0
     for chip in chips:
-        grid = ChipGrid(
-            epsg=chip["vhr_epsg"], transform=tuple(chip["vhr_transform"]), height=shape[0], width=shape[1]
-        )
+        grid = ChipGrid(epsg=chip["vhr_epsg"], transform=tuple(chip["vhr_transform"]), height=shape[0], width=shape[1])
         objects = truth.on(grid, shapely.from_wkb(chip["footprint"]), chip["vhr_acquired_at"].date())
         wanted = rasterised(objects, grid)
         mask = np.frombuffer(chip["generated_mask"], np.uint8).reshape(shape)
@@ -122,16 +121,6 @@ def mask_iou(chips: Iterable[Mapping[str, Any]], truth: Truth, shape: tuple[int,
         both += int(((mask == 1) & wanted).sum())
         either += int((((mask == 1) | wanted) & known).sum())
     return both / either if either else float("nan")
-
-
-def standing(features: Sequence[tuple[Mapping[str, Any], shapely.Geometry]], day: date) -> list[shapely.Geometry]:
-    """Geometries of features whose property ``built`` (ISO day, optional) is not after ``day``."""
-    built = [properties.get("built") for properties, _ in features]
-    return [
-        shape
-        for when, (_, shape) in zip(built, features, strict=True)
-        if when is None or date.fromisoformat(str(when)) <= day
-    ]
 
 
 def row_counts(rows: pa.Table) -> dict[str, int]:
