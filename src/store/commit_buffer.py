@@ -26,8 +26,8 @@ MOST_ROWS = 1024
 class CommitBuffer:
     """Collects the tables of finished partitions and commits them every ``commit_every`` partitions.
 
-    ``training_data`` is written last: a row there says that its prompts, masks and errors are stored. A run killed
-    between two writes makes the same rows again, with the same keys.
+    ``training_data`` is written last: a row there says that its prompts, masks, candidates and errors are stored. A run
+    killed between two writes makes the same rows again, with the same keys.
     """
 
     def __init__(
@@ -114,6 +114,9 @@ class CommitBuffer:
         if joined.masks:
             receipt = self._write("masks", pa.concat_tables(joined.masks), fence)
             joined.masks, self.masks_written = [], self.masks_written + receipt.rows
+        if joined.candidates:
+            self._write("candidates", pa.concat_tables(joined.candidates), fence)
+            joined.candidates = []
         if joined.samples:
             self._replace_known(joined, fence)
         if joined.samples:
