@@ -43,5 +43,12 @@ def finding(
     known = {name: float(told) for name, told in details.items() if told is not None and np.isfinite(told)}
     settled: dict[str, Any] = {"scene_ids": tuple(scene_ids), "acquired_at": acquired_at, "decisive": decisive}
     return Finding(
-        rule=rule, verdict=verdict_of(moved), reason=words, value=value, unit=unit, log_odds=moved, details=known, **settled
+        rule=rule,
+        verdict=verdict_of(moved),
+        reason=words,
+        value=value,
+        unit=unit,
+        log_odds=moved,
+        details=known,
+        **settled,
     )

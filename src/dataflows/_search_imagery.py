@@ -65,7 +65,10 @@ class Pixels:
             pad_m: ground shown around each outline, metres.
         """
         corner = self._corner(day, epsg)
-        grids = {one: window_around(shape.bounds, corner, epsg=epsg, gsd_m=gsd_m, pad_m=pad_m) for one, shape in shapes.items()}
+        grids = {
+            one: window_around(shape.bounds, corner, epsg=epsg, gsd_m=gsd_m, pad_m=pad_m)
+            for one, shape in shapes.items()
+        }
         together = _joint(list(grids.values()), gsd_m)
         block = self._read(together, day) if together is not None and len(grids) > 1 else None
         for one, grid in grids.items():

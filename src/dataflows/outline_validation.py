@@ -54,7 +54,13 @@ def plausible_size(outline_shapes: dict[str, dict[str, float]]) -> Findings:
         area = shape["area_m2"]
         odds = scaled(float(np.log(max(area, 1e-3))), float(np.log(5)), float(np.log(20)), against=1.25, speaks_for=0.5)
         found[one] = finding(
-            "plausible_size", area, "m²", odds, f"area {area:.0f} m²", length_m=shape["length_m"], width_m=shape["width_m"]
+            "plausible_size",
+            area,
+            "m²",
+            odds,
+            f"area {area:.0f} m²",
+            length_m=shape["length_m"],
+            width_m=shape["width_m"],
         )
     return found
 
@@ -77,7 +83,9 @@ def plausible_shape(outline_shapes: dict[str, dict[str, float]]) -> Findings:
 
 
 @tag(stage="validation")
-def known_pv(detections: pa.Table, readable: list[str], label_distances: dict[str, float], rules: ValidationRules) -> Findings:
+def known_pv(
+    detections: pa.Table, readable: list[str], label_distances: dict[str, float], rules: ValidationRules
+) -> Findings:
     """Distance to the nearest known label of photovoltaics, metres, or its IoU where the search matched one.
 
     A match speaks for; one near speaks a little for, because arrays stand together; none is neutral: labels are never
@@ -88,7 +96,9 @@ def known_pv(detections: pa.Table, readable: list[str], label_distances: dict[st
     for one in readable:
         distance, matched = label_distances.get(one), rows[one]["match"] == "confirmed"
         if matched:
-            found[one] = finding("known_pv", distance or 0.0, "m", 2.0, "a known label marks it", iou=rows[one]["match_iou"])
+            found[one] = finding(
+                "known_pv", distance or 0.0, "m", 2.0, "a known label marks it", iou=rows[one]["match_iou"]
+            )
         elif distance is None:
             found[one] = abstains("known_pv", "no labels to compare with")
         else:

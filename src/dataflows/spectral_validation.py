@@ -30,7 +30,8 @@ def clear_observations(
             (
                 seen
                 for seen in observations
-                if seen.clear_px >= rules.min_effective_px and abs((seen.acquired_at - days[one]).days) <= rules.max_days
+                if seen.clear_px >= rules.min_effective_px
+                and abs((seen.acquired_at - days[one]).days) <= rules.max_days
             ),
             None,
         )
@@ -64,7 +65,9 @@ def cloud_cover(
             words = f"{pixels:.1f} multispectral pixels are too few to say anything"
             found[one] = abstains("cloud_cover", words, value=pixels, unit="px")
         elif dates:
-            words = f"no clear multispectral date near the image's day; {max(d.cloud_share for d in dates):.0%} under cloud"
+            words = (
+                f"no clear multispectral date near the image's day; {max(d.cloud_share for d in dates):.0%} under cloud"
+            )
             found[one] = abstains("cloud_cover", words, value=max(d.clear_px for d in dates), unit="px")
         else:
             found[one] = abstains("cloud_cover", "no multispectral image of it", value=0.0, unit="px")
@@ -86,7 +89,11 @@ def open_water(clear_observations: dict[str, Observation | None]) -> Findings:
             continue
         nir = seen.band("B08")
         wet = mndwi > 0 and nir < 0.10
-        odds = scaled(mndwi, 0.2, -0.3, against=4.0, speaks_for=0.5) if wet else min(scaled(mndwi, 0.2, -0.3, against=1.0, speaks_for=0.5), 0.5)
+        odds = (
+            scaled(mndwi, 0.2, -0.3, against=4.0, speaks_for=0.5)
+            if wet
+            else min(scaled(mndwi, 0.2, -0.3, against=1.0, speaks_for=0.5), 0.5)
+        )
         odds -= 0.5 * seen.water_share
         words = f"{'looks like water' if wet else 'not like water'}: MNDWI {mndwi:+.2f}, near infrared {nir:.2f}"
         found[one] = finding(
@@ -155,9 +162,18 @@ def pv_spectrum(clear_observations: dict[str, Observation | None]) -> Findings:
         margin = near.pv_angle - near.other_angle
         odds = scaled(margin, 0.15, -0.15, against=2.0, speaks_for=1.5)
         nearest = near.pv_name if margin < 0 else near.other_name
-        words = f"spectrum nearest to {nearest} ({near.pv_angle:.2f} rad from modules, {near.other_angle:.2f} from others)"
+        words = (
+            f"spectrum nearest to {nearest} ({near.pv_angle:.2f} rad from modules, {near.other_angle:.2f} from others)"
+        )
         found[one] = finding(
-            "pv_spectrum", margin, "rad", odds, words, pv_angle=near.pv_angle, other_angle=near.other_angle, **_from(seen)
+            "pv_spectrum",
+            margin,
+            "rad",
+            odds,
+            words,
+            pv_angle=near.pv_angle,
+            other_angle=near.other_angle,
+            **_from(seen),
         )
     return found
 
@@ -178,14 +194,14 @@ def ring_contrast(clear_observations: dict[str, Observation | None]) -> Findings
         odds = scaled(z, -2.0, 3.0, against=1.0, speaks_for=0.75)
         words = f"NDPVI {abs(z):.1f} standard errors {'above' if z > 0 else 'below'} the surroundings"
         others = {f"{name}_z": value for name, value in seen.z.items()}
-        found[one] = finding("ring_contrast", z, "standard errors", odds, words, ring_px=seen.ring_px, **_from(seen), **others)
+        found[one] = finding(
+            "ring_contrast", z, "standard errors", odds, words, ring_px=seen.ring_px, **_from(seen), **others
+        )
     return found
 
 
 @tag(stage="validation")
-def spectral_persistence(
-    msi_observations: dict[str, list[Observation]], rules: ValidationRules
-) -> Findings:
+def spectral_persistence(msi_observations: dict[str, list[Observation]], rules: ValidationRules) -> Findings:
     """Spectral angle between the object on its two nearest clear dates, radians (Kruse et al. 1993).
 
     A plant that stands stays the same (under 0.1 rad); one that was built between the dates does not, and neither do

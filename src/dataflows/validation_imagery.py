@@ -159,5 +159,3 @@ def _observation(
     near = everything[shapely.intersects(everything, chip.grid.footprint)]
     ring = _mask(outline.buffer(ring_m), chip.grid)
     return observed(chip, fractions_of(outline, chip.grid), fractions_of(shapely.union_all(near), chip.grid), ring)
-
-

@@ -19,9 +19,7 @@ _FEW = "too few pixels to describe"
 
 
 @tag(stage="validation")
-def module_grid(
-    vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[str, list[VhrView]]
-) -> Findings:
+def module_grid(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[str, list[VhrView]]) -> Findings:
     """Regularity at the pitch of modules: ``max ρ(d) − ρ(d/2)`` over 0.8 m ≤ |d| ≤ 2.4 m, ρ the masked
     autocorrelation of lightness inside (``utils.texture_evidence.module_regularity``; Padfield 2012).
 
@@ -118,7 +116,9 @@ def cast_shadow(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[s
         if own.darker > 10 and own.lightness < 45:
             odds = scaled(own.roughness, 1.0, 2.0, against=2.0, speaks_for=0.0)
         words = f"{own.darker:+.0f} darker than around" + (", without structure: shade" if odds <= -1 else "")
-        found[one] = finding("cast_shadow", own.darker, "L", odds, words, roughness=own.roughness, **_from(vhr_views[one][0]))
+        found[one] = finding(
+            "cast_shadow", own.darker, "L", odds, words, roughness=own.roughness, **_from(vhr_views[one][0])
+        )
     return found
 
 

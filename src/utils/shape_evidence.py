@@ -37,7 +37,9 @@ def shapes(outlines: NDArray[np.object_]) -> Shapes:
     """
     area = shapely.area(outlines)
     boxes = shapely.oriented_envelope(outlines)
-    corners = shapely.get_coordinates(boxes).reshape(len(outlines), -1, 2)[:, :3] if len(outlines) else np.empty((0, 3, 2))
+    corners = (
+        shapely.get_coordinates(boxes).reshape(len(outlines), -1, 2)[:, :3] if len(outlines) else np.empty((0, 3, 2))
+    )
     sides = np.linalg.norm(np.diff(corners, axis=1), axis=2)
     long, short = sides.max(axis=1, initial=0), sides.min(axis=1, initial=np.inf)
     least = 1e-9

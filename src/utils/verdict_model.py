@@ -128,7 +128,9 @@ def fitted(table: Floats, is_pv: NDArray[np.bool_], fold: NDArray[np.int64], *, 
     for number in range(FOLDS):
         others = fold != number
         if len(set(is_pv[others].tolist())) < 2:
-            raise CalibrationError("detections of one kind all lie in one part of the area; too few cells to learn from")
+            raise CalibrationError(
+                "detections of one kind all lie in one part of the area; too few cells to learn from"
+            )
         weights.append(np.round(_logistic(design[others], target[others], PENALTY), _DIGITS))
         odds[~others] = design[~others] @ weights[-1]
     positives, negatives = int(is_pv.sum()), int((~is_pv).sum())
