@@ -14,7 +14,8 @@ from dataflows._background import BackgroundRule, background_positions
 from dataflows._chips import Position, lattice_of
 from dataflows._coverage import SceneCoverage
 from dataflows._placement import LabelledGround, PlacementRule, placed_labels
-from dataflows._positions import centres_lonlat, within_area
+from dataflows._planned_chips import CHIP_PLAN, planned_rows
+from dataflows._positions import within_area
 from store import lance_io
 from store.fingerprint import digest
 from utils.errors import ConfigError, LabelsOutsideImageryError, NoImageryError
@@ -34,25 +35,6 @@ from utils.types import ChipProfile
 _POINTS = (("+", "positive_points"), ("-", "negative_points"))
 SALTS = 64
 """Salts compared when a store gets its split rule."""
-
-CHIP_PLAN = pa.schema(
-    [
-        pa.field("uuid", pa.string(), nullable=False),
-        pa.field("epsg", pa.int32(), nullable=False),
-        pa.field("ix", pa.int64(), nullable=False),
-        pa.field("iy", pa.int64(), nullable=False),
-        pa.field("lon", pa.float64(), nullable=False),
-        pa.field("lat", pa.float64(), nullable=False),
-        pa.field("chip_role", pa.string(), nullable=False),
-        pa.field("vhr_scene_ids", pa.list_(pa.string()), nullable=False),
-        pa.field("msi_scene_ids", pa.list_(pa.string()), nullable=False),
-        pa.field("partition", pa.uint64(), nullable=False),
-        pa.field("split_cell", pa.uint64(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("input_set", pa.string(), nullable=False),
-    ]
-)
-"""One row per chip to make."""
 
 PROMPT_PLAN = pa.schema(
     [
@@ -136,7 +118,7 @@ def labelled_coverage(
             f"none of {len(wanted)} labelled chips lies on imagery: {failures[0].message if failures else 'no label'}; "
             "check the CRS and axis order of labels and scenes, `vhr_acquired` and the area of interest"
         )
-    return {"labelled_chips": _plan_rows(covered, "labelled", chip_profile), "coverage_failures": failures}
+    return {"labelled_chips": planned_rows(covered, "labelled", chip_profile), "coverage_failures": failures}
 
 
 def _uncovered(refused: dict[Position, str], ground: LabelledGround, labels: pa.Table) -> list[Failure]:
@@ -241,7 +223,7 @@ def background_chips(
         area_of_interest=area_of_interest,
     )
     drawn = background_positions(labelled_chips, labels, labelled_ground, scene_coverage, rule, chip_profile)
-    return pa.concat_tables([_plan_rows(found, role, chip_profile) for role, found in drawn.items()])
+    return pa.concat_tables([planned_rows(found, role, chip_profile) for role, found in drawn.items()])
 
 
 @tag(stage="plan")
@@ -307,31 +289,6 @@ def _input_sets(chips: pa.Table, prompts: pa.Table, scenes: list[pa.Table]) -> l
         read = [[files[scene] for scene in row[f"{kind}_scene_ids"]] for kind in ("vhr", "msi")]
         sets.append(digest([sorted(asked[row["uuid"]]), *read]))
     return sets
-
-
-def _plan_rows(covered: list[dict[str, Any]], role: str, profile: ChipProfile) -> pa.Table:
-    """Covered positions as rows with id and centre; the columns of CHIP_PLAN that do not depend on other chips."""
-    names = ["uuid", "epsg", "ix", "iy", "lon", "lat", "chip_role", "vhr_scene_ids", "msi_scene_ids"]
-    schema = pa.schema([CHIP_PLAN.field(name) for name in names])
-    epsg, ix, iy = np.array([chip["position"] for chip in covered], np.int64).reshape(-1, 3).T
-    lonlat = centres_lonlat(epsg, ix, iy, profile)
-    columns = {
-        "uuid": [_chip_uuid(chip, profile) for chip in covered],
-        "epsg": epsg,
-        "ix": ix,
-        "iy": iy,
-        "lon": lonlat[:, 0],
-        "lat": lonlat[:, 1],
-        "chip_role": [role] * len(covered),
-        "vhr_scene_ids": pa.array([chip["vhr_scene_ids"] for chip in covered], pa.list_(pa.string())),
-        "msi_scene_ids": pa.array([chip["msi_scene_ids"] for chip in covered], pa.list_(pa.string())),
-    }
-    return pa.table(columns).cast(schema)
-
-
-def _chip_uuid(covered: dict[str, Any], profile: ChipProfile) -> str:
-    epsg, ix, iy = covered["position"]
-    return lattice_of(epsg, profile).chip_uuid(ix, iy, covered["vhr_day"])
 
 
 def _cells_of(chips: pa.Table, level: int) -> NDArray[np.uint64]:

@@ -8,14 +8,15 @@ from typing import Any, Literal, overload
 
 from hamilton import driver
 
-from dataflows import context_config
+from dataflows import context_config, discovery_config
 from dataflows.build_plan import BuildPlan, plan
 from dataflows.change_config import change_inputs
 from dataflows.config import BuildConfig, from_mapping
 from dataflows.context_config import ContextConfig
 from dataflows.context_loop import run_context
+from dataflows.discovery_config import DiscoveryConfig
 from dataflows.drawing import enable_notebook_display
-from dataflows.flow_inputs import build_inputs, context_inputs, mask_inputs
+from dataflows.flow_inputs import build_inputs, context_inputs, discovery_inputs, mask_inputs
 from dataflows.generation_loop import AskedMasks, run_generation
 from dataflows.partition_loop import run_build
 from dataflows.run_summary import ContextSummary, GenerationSummary, RunSummary
@@ -45,23 +46,50 @@ _AFTER_LOADER = (
     "dataflows.training_sample_builder",
     "dataflows.lance_writer",
 )
+_BUILD = (
+    "dataflows.ingest_ducklake_labels",
+    "dataflows.label_deduplication",
+    "dataflows.label_changes",
+    LOADERS["local"],
+    *_AFTER_LOADER,
+)
 FLOWS: dict[str, Flow] = {
     "sample": Flow(modules=("dataflows.sample_region",), outputs=("sample_region_files",)),
     "build": Flow(
-        modules=(
-            "dataflows.ingest_ducklake_labels",
-            "dataflows.label_deduplication",
-            "dataflows.label_changes",
-            LOADERS["local"],
-            *_AFTER_LOADER,
-        ),
+        modules=_BUILD,
         outputs=("sample_write",),
     ),
     "masks": Flow(
         modules=(LOADERS["local"], "dataflows.sam_mask_factory", "dataflows.mask_generations"),
         outputs=("generation_write",),
     ),
+    "backfill": Flow(
+        modules=(*_BUILD, "dataflows.mask_generations", "dataflows.backfill_candidates"),
+        outputs=("backfill_write",),
+    ),
     "context": Flow(modules=("dataflows.ingest_context",), outputs=("chip_context", "context_write")),
+    "validate": Flow(
+        modules=(
+            "dataflows.validation_imagery",
+            "dataflows.spectral_validation",
+            "dataflows.visual_validation",
+            "dataflows.outline_validation",
+            "dataflows.validation_evidence",
+            "dataflows.mask_agreement",
+        ),
+        outputs=("detection_findings", "imagery_failures", "mask_agreement"),
+    ),
+    "discover": Flow(
+        modules=(
+            "dataflows.ingest_context",
+            "dataflows.search_grid",
+            "dataflows.search_rules",
+            "dataflows.search_plan",
+            "dataflows.large_area_inference",
+            "dataflows.detections",
+        ),
+        outputs=("probability_raster", "detections_write"),
+    ),
     "change": Flow(
         modules=("dataflows.spectral_change",),
         outputs=("change_statistics", "skipped_indices", "unreadable_imagery", "change_raster"),
@@ -81,7 +109,9 @@ def flow(name: str) -> Flow:
     return FLOWS[name]
 
 
-def build_driver(name: str, config: BuildConfig | ContextConfig | Mapping[str, Any] | None = None) -> driver.Driver:
+def build_driver(
+    name: str, config: BuildConfig | ContextConfig | DiscoveryConfig | Mapping[str, Any] | None = None
+) -> driver.Driver:
     """A driver of the flow, told its settings; in a notebook it shows its picture.
 
     Args:
@@ -94,12 +124,14 @@ def build_driver(name: str, config: BuildConfig | ContextConfig | Mapping[str, A
     """
     chosen = flow(name)
     modules, settings = list(chosen.modules), dict(config) if isinstance(config, Mapping) else {}
-    if name in ("build", "masks") and config is not None:
+    if name in ("build", "masks", "backfill") and config is not None:
         checked = config if isinstance(config, BuildConfig) else from_mapping(_plain(name, config))
         modules[modules.index(LOADERS["local"])] = _loader_of(checked.vhr, checked.msi)
-        settings = build_inputs(checked) if name == "build" else mask_inputs(checked)
+        settings = mask_inputs(checked) if name == "masks" else build_inputs(checked)
     elif name == "context" and config is not None:
         settings = context_inputs(_context_config(config))
+    elif name == "discover" and config is not None:
+        settings = discovery_inputs(_discovery_config(config))
     elif name == "change" and config is not None:
         settings = change_inputs(_plain(name, config))
     enable_notebook_display()
@@ -298,14 +330,21 @@ def run_sample(
     return receipt
 
 
-def _plain(name: str, config: BuildConfig | ContextConfig | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(config, BuildConfig | ContextConfig):
+_AnyConfig = BuildConfig | ContextConfig | DiscoveryConfig | Mapping[str, Any]
+
+
+def _plain(name: str, config: _AnyConfig) -> Mapping[str, Any]:
+    if isinstance(config, BuildConfig | ContextConfig | DiscoveryConfig):
         raise ConfigError(f"the flow {name!r} does not take a {type(config).__name__}")
     return config
 
 
-def _context_config(config: BuildConfig | ContextConfig | Mapping[str, Any]) -> ContextConfig:
+def _context_config(config: _AnyConfig) -> ContextConfig:
     return config if isinstance(config, ContextConfig) else context_config.from_mapping(_plain("context", config))
+
+
+def _discovery_config(config: _AnyConfig) -> DiscoveryConfig:
+    return config if isinstance(config, DiscoveryConfig) else discovery_config.from_mapping(_plain("discover", config))
 
 
 def _loader_of(vhr: Mapping[str, Any], msi: Mapping[str, Any] | None) -> str:

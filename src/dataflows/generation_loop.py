@@ -79,7 +79,7 @@ def run_generation(
     holder = Holder(run_id=run.run_id, lease_s=config.lease_s)
     mark_killed(config.store, FLOW, run_lease_id)
     recipe = today.recipes["mask"]
-    generation = generations.number_for(config.store, recipe, claimed_numbers(config.store, FLOW))
+    generation = generations.number_for(config.store, recipe, claimed_numbers(config.store))
     plan = _planned(config, shared, today, generation, asked)
     summary = _started(config, plan, run, today, generation)
     report(summary)
@@ -89,7 +89,7 @@ def run_generation(
     if plan.partitions and isinstance(segmenter, LoadableBackend):
         # weights that do not load are one error now, not one for each chip
         segmenter.load()
-    taken, run = _recorded(config, recipe, holder, run)
+    taken, run = recorded_with_number(config, recipe, holder, run)
     if taken != generation:
         # another recipe got the number meanwhile
         plan = _planned(config, shared, today, taken, asked)
@@ -252,7 +252,7 @@ def _described(config: BuildConfig, shared: Mapping[str, Any], today: StageRecip
     )
 
 
-def _recorded(config: BuildConfig, mask_recipe: str, holder: Holder, run: Run) -> tuple[int, Run]:
+def recorded_with_number(config: BuildConfig, mask_recipe: str, holder: Holder, run: Run) -> tuple[int, Run]:
     """The generation, and the run that says so in ``runs``, in one step: no other recipe gets the number.
 
     Raises:
@@ -261,7 +261,7 @@ def _recorded(config: BuildConfig, mask_recipe: str, holder: Holder, run: Run) -
     store = config.store
     for _ in range(_CLAIMS):
         if _NUMBERS in leases.claim(store, holder, [_NUMBERS, run_lease_id(run.run_id)]):
-            number = generations.number_for(store, mask_recipe, claimed_numbers(store, FLOW))
+            number = generations.number_for(store, mask_recipe, claimed_numbers(store))
             numbered = replace(run, inputs={**run.inputs, "generation": number})
             numbered.record(store, "running")
             leases.claim(store, holder, [], give_back=[_NUMBERS])

@@ -95,9 +95,12 @@ def plan_generation(
     asked = set(prompts["uuid"].to_pylist())
     stored = stored.filter(pa.array([uuid in asked for uuid in stored["uuid"].to_pylist()], pa.bool_()))
     left = _unanswered(prompts, generations.answered(config.store, mask_recipe, generation))
-    pending = _planned(stored.filter(pc.is_in(stored["uuid"], pa.array(sorted(left), pa.string()))), config, scenes)
+    # masks are drawn on VHR pixels alone
+    pending = stored_chip_plan(
+        stored.filter(pc.is_in(stored["uuid"], pa.array(sorted(left), pa.string()))), config, scenes
+    )
     met = {} if retry_errors else failed_before(config, pending)
-    gone = _without_scenes(pending, scenes)
+    gone = without_scenes(pending, scenes)
     keep = [uuid not in met and uuid not in gone for uuid in pending["uuid"].to_pylist()]
     usable = pending.filter(pa.array(keep, pa.bool_()))
     return GenerationPlan(
@@ -132,28 +135,43 @@ def _unanswered(prompts: pa.Table, known: Mapping[str, tuple[datetime, str]]) ->
     return left
 
 
-def _planned(stored: pa.Table, config: BuildConfig, scenes: pa.Table) -> pa.Table:
+def stored_chip_plan(
+    stored: pa.Table, config: BuildConfig, scenes: pa.Table, msi_scenes: pa.Table | None = None
+) -> pa.Table:
+    """Chips of the store as a plan, schema ``dataflows.chip_plan.CHIP_PLAN``, in partition order.
+
+    Args:
+        stored: rows of ``training_data``: keys, place and ``vhr_scene_ids``; ``msi_scene_ids`` with ``msi_scenes``.
+        config: the settings.
+        scenes: catalogue of VHR imagery, the scene on top first.
+        msi_scenes: likewise of multispectral imagery; None plans chips without.
+    """
     epsg, ix, iy = lattice_positions(stored, config.profile)
     lonlat = centres_lonlat(epsg, ix, iy, config.profile)
-    rank = {scene: number for number, scene in enumerate(scenes["scene_id"].to_pylist())}
-    # stored are those that gave pixels, most used first; they are read in the catalogue's order, as the build did
-    ordered = [sorted(ids, key=lambda scene: rank.get(scene, -1)) for ids in stored["vhr_scene_ids"].to_pylist()]
     columns = {
         "epsg": epsg,
         "ix": ix,
         "iy": iy,
         "lon": lonlat[:, 0],
         "lat": lonlat[:, 1],
-        "vhr_scene_ids": pa.array(ordered, pa.list_(pa.string())),
-        # masks are drawn on VHR pixels alone
-        "msi_scene_ids": pa.array([[]] * len(stored), pa.list_(pa.string())),
+        "vhr_scene_ids": _as_read(stored["vhr_scene_ids"], scenes),
+        "msi_scene_ids": pa.array([[]] * len(stored), pa.list_(pa.string()))
+        if msi_scenes is None
+        else _as_read(stored["msi_scene_ids"], msi_scenes),
     }
     table = pa.table(columns | {name: stored[name] for name in CHIP_PLAN.names if name not in columns})
     order = [("partition", "ascending"), ("uuid", "ascending")]
     return table.select(CHIP_PLAN.names).cast(CHIP_PLAN).sort_by(order)
 
 
-def _without_scenes(pending: pa.Table, scenes: pa.Table) -> dict[str, Failure]:
+def _as_read(scene_ids: pa.ChunkedArray, scenes: pa.Table) -> pa.Array:
+    """Scenes of each chip in the order they are read: stored are those that gave pixels, most used first."""
+    rank = {scene: number for number, scene in enumerate(scenes["scene_id"].to_pylist())}
+    ordered = [sorted(ids, key=lambda scene: rank.get(scene, -1)) for ids in scene_ids.to_pylist()]
+    return pa.array(ordered, pa.list_(pa.string()))
+
+
+def without_scenes(pending: pa.Table, scenes: pa.Table) -> dict[str, Failure]:
     """Chip → failure, where a scene it was made from is not in the catalogue."""
     known, failures = set(scenes["scene_id"].to_pylist()), {}
     for row in pending.select(["uuid", "input_set", "partition", "vhr_scene_ids"]).to_pylist():

@@ -122,6 +122,7 @@ def run_partition(
     output: str = "sample_write",
     plans: bool = True,
     reads: Callable[[], Mapping[str, Any]] | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> PartitionOutcome:
     """Make one task's rows; what fails, fails as rows of ``errors``.
 
@@ -136,6 +137,7 @@ def run_partition(
         output: node that hands the rows over and returns the receipt.
         plans: whether chips and prompts are nodes of the flow; else they are its inputs.
         reads: results of :data:`READS` for the task, where they were made ahead; further tries read anew.
+        told: further inputs of the flow, the same for all tasks.
 
     Raises:
         KeyboardInterrupt: the run was interrupted.
@@ -148,7 +150,7 @@ def run_partition(
         try:
             ahead, reads = reads, None
             shared = {**made_once, **(ahead() if ahead else {})}
-            made, receipt = _executed(driver, shared, left, provenance, output=output, plans=plans)
+            made, receipt = _executed(driver, shared, left, provenance, output=output, plans=plans, told=told or {})
         except Exception as error:  # whatever fails in one partition, the others go on
             if interrupted(error):
                 raise KeyboardInterrupt from error
@@ -166,7 +168,7 @@ def run_partition(
                 made.failures = [f for f in made.failures if f.uuid not in again]
                 receipt["failed"] -= len(again)
                 left = left.only(again)
-            for name in ("samples", "masks", "prompts", "failures"):
+            for name in ("samples", "masks", "prompts", "candidates", "failures"):
                 getattr(rows, name).extend(getattr(made, name))
             counts = {name: counts.get(name, 0) + receipt[name] for name in receipt}
         if wait is not None:
@@ -205,10 +207,11 @@ def _executed(
     *,
     output: str,
     plans: bool,
+    told: Mapping[str, Any],
 ) -> tuple[PartitionRows, dict[str, int]]:
     rows = PartitionRows()
     work = {"chip_plan": task.chips, "prompts": task.prompts}
-    inputs = {"partition": task.partition, "provenance": provenance, "commit_buffer": rows}
+    inputs = {**told, "partition": task.partition, "provenance": provenance, "commit_buffer": rows}
     receipt: dict[str, int] = driver.execute(
         [output],
         inputs=inputs if plans else inputs | work,

@@ -7,13 +7,13 @@ import pyarrow as pa
 import shapely
 from hamilton.function_modifiers import tag
 from numpy.typing import NDArray
-from rasterio.features import rasterize
 
+from dataflows._chip_masks import chip_mask, verdict_columns
 from dataflows.sam_mask_factory import JudgedMask
 from utils.area import area_fractions
 from utils.geo import reproject
 from utils.scl import cloud_fraction, shadow_fraction
-from utils.types import IGNORE, ChipGrid, Prompt, RasterChip
+from utils.types import IGNORE, Prompt, RasterChip
 
 
 @tag(stage="samples")
@@ -34,7 +34,7 @@ def generated_masks(
     holds the prompt's centre: somebody said there is PV, so it is not taught as background. Where an accepted mask and
     another overlap, the accepted one counts.
     """
-    return {uuid: _chip_mask(vhr_cores[uuid], judged, chip_prompts[uuid]) for uuid, judged in judged_masks.items()}
+    return {uuid: chip_mask(vhr_cores[uuid], judged, chip_prompts[uuid]) for uuid, judged in judged_masks.items()}
 
 
 @tag(stage="samples")
@@ -76,7 +76,7 @@ def training_samples(
             | cells[uuid]
             | {"prompt_geometry": geometry.get(uuid)}
             | _vhr_columns(vhr_cores[uuid], generated_masks[uuid])
-            | _verdict_columns(judged_masks[uuid])
+            | verdict_columns(judged_masks[uuid])
         )
         if uuid in msi_chips:
             row |= _msi_columns(msi_chips[uuid], msi_masks[uuid]) | index_statistics[uuid]
@@ -97,31 +97,6 @@ def _core(chip: RasterChip, halo_px: int) -> RasterChip:
         sensor=chip.sensor,
         acquired_at=chip.acquired_at,
     )
-
-
-def _chip_mask(chip: RasterChip, judged: list[JudgedMask], prompts: list[Prompt]) -> NDArray[np.uint8]:
-    shape = (chip.grid.height, chip.grid.width)
-    accepted, doubtful = np.zeros(shape, bool), np.zeros(shape, bool)
-    for found in judged:
-        if found.verdict == "accept":
-            accepted |= found.mask.data
-        elif found.verdict in ("review", "reject"):
-            doubtful |= found.mask.data
-    verdicts = {found.mask.prompt_id: found.verdict for found in judged}
-    for prompt in prompts:
-        if verdicts[prompt.prompt_id] != "accept" and not _holds_centre(accepted, prompt, chip.grid):
-            doubtful |= rasterize([prompt.geometry], out_shape=shape, transform=chip.grid.affine, dtype="uint8") > 0
-    mask = np.where(doubtful, IGNORE, 0).astype(np.uint8)
-    mask[accepted] = 1
-    mask[~chip.valid] = IGNORE
-    return mask
-
-
-def _holds_centre(accepted: NDArray[np.bool_], prompt: Prompt, grid: ChipGrid) -> bool:
-    centre = prompt.geometry.envelope.centroid
-    column, row = (int(np.floor(value)) for value in ~grid.affine @ (centre.x, centre.y))
-    inside = 0 <= row < grid.height and 0 <= column < grid.width
-    return inside and bool(accepted[row, column])
 
 
 def _prompt_collections(prompts: pa.Table) -> dict[str, bytes]:
@@ -162,17 +137,4 @@ def _msi_columns(chip: RasterChip, fractions: NDArray[np.uint8]) -> dict[str, An
         "msi_mask": fractions.tobytes(),
         "cloud_fraction": cloud_fraction(scl),
         "shadow_fraction": shadow_fraction(scl),
-    }
-
-
-def _verdict_columns(judged: list[JudgedMask]) -> dict[str, Any]:
-    scores = [found.score for found in judged if found.verdict == "accept"]
-    return {
-        "weight": 1.0,
-        "n_prompts": len(judged),
-        "n_accepted": len(scores),
-        "n_review": sum(found.verdict == "review" for found in judged),
-        "n_rejected": sum(found.verdict == "reject" for found in judged),
-        "quality_score": float(np.mean(scores)) if scores else None,
-        "quality_flags": sorted({flag for found in judged for flag in (*found.mask.flags, *found.reasons)}),
     }

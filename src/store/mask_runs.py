@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from store import lance_io, leases
-from store.sql import literal
+from store.sql import literal, literals
+
+NUMBERING = ("masks", "backfill")
+"""Flows whose runs take a number for a generation."""
 
 
-def claimed_numbers(uri: str | Path, flow: str) -> dict[str, int]:
-    """Mask recipe → generation that a run of ``flow`` took for it, whether or not it wrote a mask."""
-    rows = lance_io.scan(uri, "runs", ["recipes", "inputs", "started_at"], f"flow = {literal(flow)}")
+def claimed_numbers(uri: str | Path) -> dict[str, int]:
+    """Mask recipe → generation that a run took for it, whether or not it wrote a mask."""
+    rows = lance_io.scan(uri, "runs", ["recipes", "inputs", "started_at"], f"flow IN ({literals(NUMBERING)})")
     found = {}
     for row in rows.sort_by("started_at").to_pylist():
         recipe, number = json.loads(row["recipes"]).get("mask"), json.loads(row["inputs"]).get("generation")

@@ -2,13 +2,15 @@
 
 Field metadata carries ``doc`` and, where they apply, ``unit``, ``axes`` and ``crs``. A table whose schema carries
 an ``unenforced primary key`` is written by ``merge_insert`` on it (``store.lance_io.write``). Columns are declared in
-:mod:`store.chip_schemas`, :mod:`store.discovery_schemas` and :mod:`store.record_schemas`.
+:mod:`store.chip_schemas`, :mod:`store.backfill_schemas`, :mod:`store.discovery_schemas` and
+:mod:`store.record_schemas`.
 """
 
 import json
 
 import pyarrow as pa
 
+from store.backfill_schemas import CANDIDATES
 from store.chip_schemas import MASKS, PROMPTS, TRAINING_DATA, masks, training_data
 from store.columns import LONLAT, SCHEMA_VERSION
 from store.discovery_schemas import DETECTIONS, EVIDENCE, ROUNDS
@@ -17,6 +19,7 @@ from utils.errors import SchemaError, UnknownNameError
 from utils.types import ChipProfile
 
 __all__ = [
+    "CANDIDATES",
     "CONTEXT",
     "DATASETS",
     "DETECTIONS",
@@ -43,7 +46,7 @@ __all__ = [
 _SCHEMAS = (
     *(TRAINING_DATA, MASKS, PROMPTS),
     *(SCENES, RUNS, ERRORS, SPLITS, DATASETS, CONTEXT, LEASES),
-    *(DETECTIONS, EVIDENCE, ROUNDS),
+    *(DETECTIONS, EVIDENCE, ROUNDS, CANDIDATES),
 )
 TABLES: dict[str, pa.Schema] = {schema.metadata[b"table"].decode(): schema for schema in _SCHEMAS}
 """Table name → schema (of the default profile where a table has one)."""

@@ -67,11 +67,20 @@ def create_tag(
         TableNotFoundError: the table or the version does not exist.
         StoreNotWritableError: the store cannot be written.
     """
+    check_name(tag)
+    return _pinned(uri, table, tag, version, exists=False, dry_run=dry_run)
+
+
+def check_name(tag: str) -> None:
+    """Refuse what cannot be a tag.
+
+    Raises:
+        TagError: it is no name: letters, digits, ``.``, ``-``, ``_``, and not digits alone.
+    """
     if not _NAME.fullmatch(tag) or tag.isdecimal() or ".." in tag or tag.endswith(".lock"):
         raise TagError(
             f"{tag!r} cannot be a tag; use letters, digits, '.', '-' and '_', not digits alone; for example train-v1"
         )
-    return _pinned(uri, table, tag, version, exists=False, dry_run=dry_run)
 
 
 def move_tag(uri: str | Path, table: str, tag: str, version: int | str | None = None, *, dry_run: bool = False) -> Tag:

@@ -266,7 +266,7 @@ class LanceDataModule(LightningDataModule):
 
     def _dataset(self, split: str, augmentation: Augmentation | None = None, *, known_only: bool = True) -> ChipDataset:
         rows = key_columns.require_rows(self._key_table, split, self.where, known_only=known_only)
-        return ChipDataset(self._pinned, self.spec, rows.uuids, rows.offsets, augmentation)
+        return ChipDataset(self._pinned, self.spec, rows.uuids, rows.offsets, augmentation, rows.weights)
 
     def _loader(self, dataset: ChipDataset, *, shuffle: bool, draws: int = 1) -> ChipLoader:
         trainer = self.trainer

@@ -43,7 +43,8 @@ class ChipDataset(Dataset[dict[str, Any]]):
     Row numbers count on beyond the last chip and start over with the first: the same chip, another augmentation.
 
     An item holds ``image`` (n, channels, H, W; uint8 in mode ``vhr``, float32 with NaN for nodata in ``msi``),
-    ``target`` (n, H, W uint8: 0, 1, 255 ignore) and ``uuid`` (n strings), in the order of the batch's rows.
+    ``target`` (n, H, W uint8: 0, 1, 255 ignore), ``weight`` (n float32) and ``uuid`` (n strings), in the order of the
+    batch's rows.
     It pickles to worker processes by reference and opens the table there; Lance must not be forked.
 
     Args:
@@ -52,6 +53,7 @@ class ChipDataset(Dataset[dict[str, Any]]):
         uuids: chip ids of the split, in key order.
         offsets: position of each of them in the table at this version.
         augmentation: applied to each sample; None for evaluation.
+        weights: weight of each chip in the loss, shape (n,); None is 1 for all.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class ChipDataset(Dataset[dict[str, Any]]):
         uuids: Sequence[str],
         offsets: NDArray[np.int64],
         augmentation: Augmentation | None = None,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         self.ref, self.spec, self.augmentation = ref, spec, augmentation
+        self.weights = np.ones(len(uuids), np.float32) if weights is None else weights
         self.uuids, self.offsets = list(uuids), offsets
         self._table: lance.LanceDataset | None = None
 
@@ -96,5 +100,6 @@ class ChipDataset(Dataset[dict[str, Any]]):
         return {
             "image": torch.from_numpy(images),
             "target": torch.from_numpy(targets),
+            "weight": torch.from_numpy(self.weights[chips]),
             "uuid": [self.uuids[chip] for chip in chips],
         }

@@ -22,6 +22,7 @@ SPLIT_NAMES: Final = ("train", "val", "test")
 RECIPES: Final = ("image_recipe", "mask_recipe", "index_recipe")
 _REMEDY: Final = "label a larger area, choose a finer split level in the build settings, or relax data.where"
 _COLUMNS: Final = ("uuid", "split", "pv_fraction", *RECIPES)
+_WEIGHT: Final = "weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class SplitRows:
     """Chip ids."""
     offsets: NDArray[np.int64]
     """Their positions in the pinned table."""
+    weights: NDArray[np.float32]
+    """Their weights in the training loss."""
 
     def __len__(self) -> int:
         """Chips."""
@@ -45,11 +48,16 @@ def scan_keys(ref: TableRef, spec: InputSpec, where: str | None = None) -> pa.Ta
         ConfigError: ``where`` is not a filter the table understands.
     """
     places = [f"{kind}_{what}" for kind in ("vhr", spec.mode) for what in ("epsg", "transform")]
-    columns = list(dict.fromkeys([*_COLUMNS, *places, "_rowoffset"]))
+    table = ref.open()
+    # tables of schema version 2 and before have no weights: every chip counts once
+    weight = [_WEIGHT] if _WEIGHT in table.schema.names else []
+    columns = list(dict.fromkeys([*_COLUMNS, *weight, *places, "_rowoffset"]))
     try:
-        keys = ref.open().scanner(columns=columns, filter=where, batch_size=8192).to_table()
+        keys = table.scanner(columns=columns, filter=where, batch_size=8192).to_table()
     except (ValueError, OSError) as error:
         raise ConfigError(f"data.where {where!r} is no filter for table {ref.table!r}: {error}") from error
+    if not weight:
+        keys = keys.append_column(_WEIGHT, pa.array(np.ones(len(keys), np.float32)))
     return keys.sort_by("uuid")
 
 
@@ -59,7 +67,8 @@ def split_rows(keys: pa.Table, split: str, *, known_only: bool = True) -> SplitR
     if known_only:
         chosen = chosen.filter(pc.is_valid(chosen["pv_fraction"]))
     offsets = chosen["_rowoffset"].to_numpy().astype(np.int64)
-    return SplitRows(uuids=tuple(chosen["uuid"].to_pylist()), offsets=offsets)
+    weights = chosen[_WEIGHT].to_numpy().astype(np.float32)
+    return SplitRows(uuids=tuple(chosen["uuid"].to_pylist()), offsets=offsets, weights=weights)
 
 
 def require_pv(keys: pa.Table, split: str, where: str | None) -> None:

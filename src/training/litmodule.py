@@ -127,7 +127,7 @@ class SegmentationModule(LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Loss of one batch."""
-        loss: Tensor = self.loss(self(batch["image"]), batch["target"])
+        loss: Tensor = self.loss(self(batch["image"]), batch["target"], batch.get("weight"))
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         return loss
 

@@ -122,7 +122,7 @@ def test_masks_of_retired_prompts_are_retired_with_them(store):
 
 def test_numbers_runs_took(store):
     runs(store, ("masks", "killed", "x", 4), ("masks", "done", "y", 5), ("build", "done", "z", None))
-    assert claimed_numbers(store, "masks") == {"x": 4, "y": 5}
+    assert claimed_numbers(store) == {"x": 4, "y": 5}
 
 
 def test_runs_nobody_holds_a_lease_of_were_killed(store):
