@@ -196,7 +196,7 @@ def _store_detections(work: _Work) -> None:
     summary.raster = str(_raster(work, blocks))
     told = search.driver.execute(
         ["label_matches", "detections_write"],
-        inputs={"run_id": work.run.run_id},
+        inputs={"discovery_run_id": work.run.run_id},
         overrides={**search.nodes, "area_labels": search.labels, "searched_area": search.ground_lonlat},
     )
     found, missing = told["label_matches"].detections, told["label_matches"].missing
