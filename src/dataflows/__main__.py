@@ -14,7 +14,7 @@ import yaml
 
 from dataflows import DEFAULT_CONFIG
 from dataflows._backfill_commands import add_backfill_commands
-from dataflows._discovery_commands import add_discovery_commands
+from dataflows._discovery_commands import add_discovery_commands, plan_discover
 from dataflows._flywheel_commands import add_flywheel_commands
 from dataflows._mask_commands import calibrate_options, compare_options, explore_options, masks_options
 from dataflows._validation_commands import add_validation_commands
@@ -183,7 +183,8 @@ def _lineage_commands(commands: Any) -> None:
 
     explain = commands.add_parser("explain", help="label → image → code → mask of one chip, or why two masks differ")
     explain.add_argument(
-        "uuid", help="id of a chip or mask, or its first characters; ID@VERSION for a version or tag of its table"
+        "uuid",
+        help="id of a chip, mask or detection, or its first characters; ID@VERSION for a version or tag of its table",
     )
     explain.add_argument("other", nargs="?", help="a second one: say why their masks differ")
     _lineage_options(explain, config="settings to say whether it is stale under (default those of its run)")
@@ -245,8 +246,10 @@ def _plan(arguments: argparse.Namespace) -> int:
     from dataflows.drivers import flow, plan_build  # noqa: PLC0415
 
     flow(arguments.flow)
+    if arguments.flow == "discover":
+        return plan_discover(arguments)
     if arguments.flow != "build":
-        raise ConfigError(f"the flow {arguments.flow!r} has no plan; `build` has")
+        raise ConfigError(f"the flow {arguments.flow!r} has no plan; `build` and `discover` have")
     build = plan_build(
         _config(arguments),
         retry_errors=arguments.retry_errors,

@@ -222,9 +222,7 @@ def _recipes(build: BuildConfig, settings: BackfillSettings, found: pa.Table) ->
     return replace(today, recipes=today.recipes | {"mask": digest(told)}, code=today.code | {FLOW: code})
 
 
-def _described(
-    config: DiscoveryConfig, shared: Mapping[str, Any], today: StageRecipes, plan: BackfillPlan
-) -> Run:
+def _described(config: DiscoveryConfig, shared: Mapping[str, Any], today: StageRecipes, plan: BackfillPlan) -> Run:
     build = config.build
     scenes = {
         kind: dict(zip(table["scene_id"].to_pylist(), table["checksum"].to_pylist(), strict=True))

@@ -125,9 +125,7 @@ def candidate_masks(
     return {
         uuid: _with_ground(
             vhr_cores[uuid],
-            chip_mask(
-                vhr_cores[uuid], [one.judged for one in found.answers], [one.prompt for one in found.answers]
-            ),
+            chip_mask(vhr_cores[uuid], [one.judged for one in found.answers], [one.prompt for one in found.answers]),
             chip_ground[uuid],
         )
         for uuid, found in chip_answers.items()
@@ -312,14 +310,10 @@ def _of(rows: pa.Table, uuids: set[str]) -> pa.Table:
 
 
 def _answer(prompt: dict[str, Any], row: dict[str, Any], profile: ChipProfile) -> Answer:
-    grid = ChipGrid(
-        epsg=row["epsg"], transform=tuple(row["transform"]), height=profile.height, width=profile.width
-    )
+    grid = ChipGrid(epsg=row["epsg"], transform=tuple(row["transform"]), height=profile.height, width=profile.width)
     shape, pixels = (grid.height, grid.width), row["mask"]
     data = np.zeros(shape, bool) if pixels is None else np.frombuffer(pixels, np.uint8).reshape(shape) > 0
-    mask = Mask(
-        data=data, grid=grid, prompt_id=row["prompt_id"], scores=dict(row["scores"]), flags=tuple(row["flags"])
-    )
+    mask = Mask(data=data, grid=grid, prompt_id=row["prompt_id"], scores=dict(row["scores"]), flags=tuple(row["flags"]))
     return Answer(
         prompt=Prompt(
             prompt_id=prompt["prompt_id"],

@@ -293,7 +293,9 @@ class _Planner:
         chips = self._off_labels(pa.concat_tables(parts))
         if not len(chips):
             return CHIP_PLAN.empty_table(), []
-        rows = [self._prompt(at, uuid, c) for uuid in chips["uuid"].to_pylist() for at, c in self._on(made[uuid], "accept")]
+        rows = [
+            self._prompt(at, uuid, c) for uuid in chips["uuid"].to_pylist() for at, c in self._on(made[uuid], "accept")
+        ]
         asked = pa.Table.from_pylist([{n: row[n] for n in PROMPT_PLAN.names} for row in rows], schema=PROMPT_PLAN)
         told = {"labelled_chips": chips, "background_chips": chips.slice(0, 0), "prompts": asked}
         same = {name: self.shared[name] for name in ("vhr_scenes", "msi_scenes", "split_rule")}

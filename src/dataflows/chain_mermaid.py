@@ -1,9 +1,10 @@
-"""The chain behind a chip or mask as a Mermaid flowchart, for pages and issues that draw it."""
+"""The chain behind a chip, mask or detection as a Mermaid flowchart, for pages and issues that draw it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dataflows.chain_terminal import code_size
+from dataflows.detection_chain_terminal import lake_lines, rows_text, run_text, verdict_text
 from dataflows.stage_recipes import STAGES
 
 _ESCAPES = {"&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;", "\\": "#92;"}
@@ -23,6 +24,61 @@ def mermaid_chain(chain: Mapping[str, Any]) -> str:
     Stale stages are dashed and red, masks green where accepted.
     """
     return "\n".join(["flowchart LR", *(f"    {line}" for line in (*_lines(chain), *_CLASSES))]) + "\n"
+
+
+def mermaid_detection(chain: Mapping[str, Any]) -> str:
+    """A flowchart of one detection: training rows → model → search and scenes → detection → evidence → verdict → lake.
+
+    Evidence is green where it speaks for the detection, yellow where it does not.
+    """
+    return "\n".join(["flowchart LR", *(f"    {line}" for line in (*_detection_lines(chain), *_CLASSES))]) + "\n"
+
+
+def _detection_lines(chain: Mapping[str, Any]) -> Iterator[str]:
+    found, model = chain["detection"], chain["model"]
+    at = [f"version {chain['version']}"] if chain["version"] is not None else []
+    told = [f"detection {found['detection_id']}", f"{found['area_m2']:.0f} m², score {found['score']:.2f}", *at]
+    yield _node("detection", "([", told, "])", "chip")
+    weights = [f"model {found['model']}", f"id {found['model_id'][:16]}"]
+    if not model["unknown"]:
+        record = model["checkpoint"]["record"]
+        place = [f"{record['table']} version {record['version']}", rows_text(model["rows"])]
+        yield _node("rows", "[(", place, ")]", "data")
+        yield "rows --> model"
+        weights.append(f"sha256 {model['checkpoint']['sha256'][:16]}")
+    yield _node("model", "[[", weights, "]]", "code")
+    yield _node("search", "[[", [f"search {found['search_id'][:16]}", run_text(chain["search_run"])], "]]", "code")
+    yield "model --> search"
+    yield "search --> detection"
+    known = {scene["scene_id"]: scene for scene in chain["scenes"]}
+    for number, scene_id in enumerate(found["scene_ids"]):
+        day = [f"{known[scene_id]['sensor']}, {known[scene_id]['acquired_at']:%Y-%m-%d}"] if scene_id in known else []
+        yield _node(f"scene{number}", "[(", [f"scene {scene_id}", *day], ")]", "data")
+        yield f"scene{number} --> search"
+    yield from _judgement(chain)
+
+
+def _judgement(chain: Mapping[str, Any]) -> Iterator[str]:
+    """Detection → findings → verdict → lake and chips."""
+    found = chain["detection"]
+    yield _node("verdict", "{{", [verdict_text(found)], "}}", "accept" if found["verdict"] == "accept" else "doubt")
+    for number, finding in enumerate(chain["evidence"]):
+        style = "accept" if finding["verdict"] == "for" else "doubt"
+        yield _node(
+            f"finding{number}", "[", [f"{finding['rule']}: {finding['verdict']}", finding["reason"]], "]", style
+        )
+        yield f"detection --> finding{number}"
+        yield f"finding{number} --> verdict"
+    if not chain["evidence"]:
+        yield "detection --> verdict"
+    if found["label_id"] is not None:
+        yield _node("label", "[(", [f"label {found['label_id']}"], ")]", "data")
+        yield "label --> detection"
+    for number, row in enumerate(chain["chips"]):
+        yield _node(f"chip{number}", "([", [f"chip {row['uuid']}"], "])", "chip")
+        yield f"verdict --> chip{number}"
+    yield _node("lake", "[(", ["lake", *lake_lines(chain["lake"])], ")]", "data")
+    yield "verdict --> lake"
 
 
 def _lines(chain: Mapping[str, Any]) -> Iterator[str]:

@@ -8,14 +8,15 @@ from typing import Any, Literal, overload
 
 from hamilton import driver
 
-from dataflows import context_config
+from dataflows import context_config, discovery_config
 from dataflows.build_plan import BuildPlan, plan
 from dataflows.change_config import change_inputs
 from dataflows.config import BuildConfig, from_mapping
 from dataflows.context_config import ContextConfig
 from dataflows.context_loop import run_context
+from dataflows.discovery_config import DiscoveryConfig
 from dataflows.drawing import enable_notebook_display
-from dataflows.flow_inputs import build_inputs, context_inputs, mask_inputs
+from dataflows.flow_inputs import build_inputs, context_inputs, discovery_inputs, mask_inputs
 from dataflows.generation_loop import AskedMasks, run_generation
 from dataflows.partition_loop import run_build
 from dataflows.run_summary import ContextSummary, GenerationSummary, RunSummary
@@ -67,6 +68,17 @@ FLOWS: dict[str, Flow] = {
         outputs=("backfill_write",),
     ),
     "context": Flow(modules=("dataflows.ingest_context",), outputs=("chip_context", "context_write")),
+    "discover": Flow(
+        modules=(
+            "dataflows.ingest_context",
+            "dataflows.search_grid",
+            "dataflows.search_rules",
+            "dataflows.search_plan",
+            "dataflows.large_area_inference",
+            "dataflows.detections",
+        ),
+        outputs=("probability_raster", "detections_write"),
+    ),
     "change": Flow(
         modules=("dataflows.spectral_change",),
         outputs=("change_statistics", "skipped_indices", "unreadable_imagery", "change_raster"),
@@ -86,7 +98,9 @@ def flow(name: str) -> Flow:
     return FLOWS[name]
 
 
-def build_driver(name: str, config: BuildConfig | ContextConfig | Mapping[str, Any] | None = None) -> driver.Driver:
+def build_driver(
+    name: str, config: BuildConfig | ContextConfig | DiscoveryConfig | Mapping[str, Any] | None = None
+) -> driver.Driver:
     """A driver of the flow, told its settings; in a notebook it shows its picture.
 
     Args:
@@ -105,6 +119,8 @@ def build_driver(name: str, config: BuildConfig | ContextConfig | Mapping[str, A
         settings = mask_inputs(checked) if name == "masks" else build_inputs(checked)
     elif name == "context" and config is not None:
         settings = context_inputs(_context_config(config))
+    elif name == "discover" and config is not None:
+        settings = discovery_inputs(_discovery_config(config))
     elif name == "change" and config is not None:
         settings = change_inputs(_plain(name, config))
     enable_notebook_display()
@@ -303,14 +319,21 @@ def run_sample(
     return receipt
 
 
-def _plain(name: str, config: BuildConfig | ContextConfig | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(config, BuildConfig | ContextConfig):
+_AnyConfig = BuildConfig | ContextConfig | DiscoveryConfig | Mapping[str, Any]
+
+
+def _plain(name: str, config: _AnyConfig) -> Mapping[str, Any]:
+    if isinstance(config, BuildConfig | ContextConfig | DiscoveryConfig):
         raise ConfigError(f"the flow {name!r} does not take a {type(config).__name__}")
     return config
 
 
-def _context_config(config: BuildConfig | ContextConfig | Mapping[str, Any]) -> ContextConfig:
+def _context_config(config: _AnyConfig) -> ContextConfig:
     return config if isinstance(config, ContextConfig) else context_config.from_mapping(_plain("context", config))
+
+
+def _discovery_config(config: _AnyConfig) -> DiscoveryConfig:
+    return config if isinstance(config, DiscoveryConfig) else discovery_config.from_mapping(_plain("discover", config))
 
 
 def _loader_of(vhr: Mapping[str, Any], msi: Mapping[str, Any] | None) -> str:

@@ -4,9 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 from dataflows import mask_backends
+from dataflows._detection_objects import DetectionRule
+from dataflows._settings import section
 from dataflows.config import BuildConfig
 from dataflows.context_config import ContextConfig
-from utils.errors import UnknownNameError
+from dataflows.discovery_config import DiscoveryConfig
+from store.context_targets import TargetTable
+from utils.detection_matching import MatchRule
+from utils.errors import ConfigError, UnknownNameError
 
 
 def build_inputs(config: BuildConfig) -> dict[str, Any]:
@@ -56,4 +61,30 @@ def context_inputs(config: ContextConfig) -> dict[str, Any]:
         "store": config.store,
         "context_tables": list(config.context),
         "target_table": config.targets,
+    }
+
+
+def discovery_inputs(config: DiscoveryConfig) -> dict[str, Any]:
+    """Settings of the flow ``discover``: imagery and labels of the build, and what is searched by what.
+
+    Raises:
+        ConfigError: there is no model, or context tables are named without a catalogue.
+    """
+    if config.model is None:
+        raise ConfigError("name the `model`: a checkpoint of `python -m training fit`, or package.module:Class")
+    if config.context and config.build.catalog is None:
+        raise ConfigError("context tables are in a lake, and `catalog` is missing in the settings of the build")
+    same = (
+        "aoi", "model", "device", "amp", "tta", "out", "block_px", "window_px", "overlap_px", "batch_size",
+    )  # fmt: skip
+    return build_inputs(config.build) | {
+        **{name: getattr(config, name) for name in same},
+        "aoi_bbox_lonlat": list(config.aoi_bbox_lonlat) if config.aoi_bbox_lonlat else None,
+        "model_options": dict(config.model_options),
+        "context_tables": list(config.context),
+        "prune": dict(config.prune),
+        "discovery_config": config,
+        "detection_rule": section(DetectionRule, config.detections, "detections"),
+        "match_rule": section(MatchRule, config.matching, "matching"),
+        "target_table": TargetTable(table="blocks", id="block_id", geometry="geometry"),
     }

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
-from dataflows import DEFAULT_CONFIG, chain_mermaid, chain_terminal
+from dataflows import DEFAULT_CONFIG, chain_mermaid, chain_terminal, detection_chain_terminal
 from dataflows.config import BuildConfig, load
 from dataflows.drivers import recipes_today
 from dataflows.stage_recipes import STAGES, StageRecipes
@@ -19,7 +19,9 @@ from dataflows.stale_report import StaleReport, StaleStage, stale_because, stale
 from dataflows.terminal import store_place
 from store.chain_differences import Comparison, compare
 from store.chains import explain, newest_run
+from store.detection_chains import detection_chain, training_rows
 from store.schemas import SCHEMA_VERSION
+from training.checkpoint_records import checkpoint_record
 from utils.errors import AegirError, ConfigError, TableNotFoundError
 
 _MOST = 8
@@ -44,6 +46,15 @@ def run_explain(arguments: argparse.Namespace, changes: Mapping[str, Any]) -> in
     if arguments.other is None:
         if arguments.other_store is not None:
             raise ConfigError("--other-store is the store of a second chip or mask; name one")
+        found_by_model = explained_detection(store, arguments.uuid)
+        if found_by_model is not None:
+            shown_detection = {
+                "json": _print_json,
+                "mermaid": _print_mermaid_detection,
+                "text": detection_chain_terminal.print_detection,
+            }[form]
+            shown_detection(found_by_model)
+            return 0
         chain = explain(store, arguments.uuid)
         chain["stale"] = _stale_today(chain, arguments.config, changes)
         shown = {"json": _print_json, "mermaid": _print_mermaid, "text": chain_terminal.print_chain}[form]
@@ -57,6 +68,27 @@ def run_explain(arguments: argparse.Namespace, changes: Mapping[str, Any]) -> in
     else:
         chain_terminal.print_comparison(found)
     return 0
+
+
+def explained_detection(store: str, detection_id: str) -> dict[str, Any] | None:
+    """The chain behind a detection, with what its model was trained on; None where the store has none of that id.
+
+    See :func:`store.detection_chains.detection_chain`; beside that it holds ``model``: ``checkpoint`` (None where
+    unknown), ``rows`` (of its training) and ``unknown``, why its file cannot be read.
+
+    Raises:
+        AegirError: more than one detection has that id.
+    """
+    chain = detection_chain(store, detection_id)
+    if chain is None:
+        return None
+    model: dict[str, Any] = {"checkpoint": None, "rows": None, "unknown": None}
+    try:
+        model["checkpoint"] = checkpoint_record(chain["detection"]["model"])
+        model["rows"] = training_rows(model["checkpoint"]["record"])
+    except ConfigError as error:
+        model["unknown"] = str(error)
+    return chain | {"model": model}
 
 
 def stale_after(config: BuildConfig) -> StaleReport:
@@ -173,6 +205,10 @@ def _comparison_values(found: Comparison) -> dict[str, Any]:
 
 def _print_json(values: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(values, default=str) + "\n")
+
+
+def _print_mermaid_detection(chain: Mapping[str, Any]) -> None:
+    sys.stdout.write(chain_mermaid.mermaid_detection(chain))
 
 
 def _print_mermaid(chain: Mapping[str, Any]) -> None:

@@ -172,3 +172,75 @@ class ContextSummary(FlowSummary):
     def is_complete(self) -> bool:
         """Whether all that was asked for is there."""
         return not (self.failed or self.failed_before or self.rows_failed)
+
+
+@dataclass(kw_only=True)
+class DiscoverySummary(FlowSummary):
+    """What a run of the flow ``discover`` did. Its units of work are blocks of the search raster."""
+
+    flow: str = "discover"
+    search_id: str = ""
+    """Hash of imagery, model, grid and inference settings."""
+    model: str = ""
+    """Checkpoint or class path."""
+    model_id: str = ""
+    """Hash of the model's weights, class and options."""
+    blocks: int = 0
+    """Blocks of the area of interest."""
+    blocks_without_imagery: int = 0
+    """Those that no imagery touches."""
+    blocks_pruned: int = 0
+    """Those that rules took out."""
+    blocks_done_before: int = 0
+    """Those that were done when this run planned."""
+    blocks_pending: int = 0
+    """Those this run set out to do."""
+    blocks_made: int = 0
+    """Those it did."""
+    blocks_made_elsewhere: int = 0
+    """Those another run did meanwhile."""
+    blocks_failed: int = 0
+    """Those that failed in this run; the next run tries them again."""
+    inputs_failed: int = 0
+    """Files of imagery, features of context and labels that cannot be used."""
+    km2: float = 0.0
+    """Ground inside the area of interest and under imagery, km²."""
+    km2_searched: float = 0.0
+    """Ground of all blocks that are done, km²."""
+    km2_made: float = 0.0
+    """Ground of the blocks this run did, km²."""
+    km2_pruned: float = 0.0
+    """Ground of the blocks that rules took out, km²."""
+    seconds_searching: float = 0.0
+    """Time this run spent on blocks: reading, model, writing."""
+    detections: int = 0
+    """Objects found in all blocks that are done."""
+    detections_new: int = 0
+    """Those that no known label matches."""
+    detections_confirmed: int = 0
+    """Those that a known label matches."""
+    labels: int = 0
+    """Known labels on the ground that is searched."""
+    missing: int = 0
+    """Known labels that no detection matches."""
+    raster: str = ""
+    """Cloud-optimised GeoTIFF of probabilities; empty before there is one."""
+    missing_file: str = ""
+    """GeoJSON of the missing labels."""
+    bytes_written: int = 0
+    """Bytes of the parts this run wrote, of the raster and of the exports."""
+
+    @property
+    def blocks_settled(self) -> int:
+        """Blocks of this run's that are done, by it or another run, or have failed."""
+        return self.blocks_made + self.blocks_made_elsewhere + self.blocks_failed
+
+    @property
+    def failed(self) -> int:
+        """Blocks and inputs that failed."""
+        return self.blocks_failed + self.inputs_failed
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was asked for is there."""
+        return not self.failed

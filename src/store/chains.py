@@ -66,12 +66,12 @@ def explain(uri: str | Path, uuid: str) -> dict[str, Any]:
         AegirError: no chip or mask, or more than one, has that id.
     """
     asked = Reference.parse(uuid)
-    made = _found(uri, "masks", "mask_id", asked, optional=True)
-    chips = _found(uri, "training_data", "uuid", asked, optional=bool(made))
+    made = found_rows(uri, "masks", "mask_id", asked, optional=True)
+    chips = found_rows(uri, "training_data", "uuid", asked, optional=bool(made))
     if len(chips) + len(made) != 1:
         raise AegirError(_not_one(uri, uuid, len(chips), len(made)))
     table = "training_data" if chips else "masks"
-    moment = _Moment(uri, table, asked.version)
+    moment = Moment(uri, table, asked.version)
     chain = _mask_chain(moment, made[0]) if made else _chip_chain(moment, chips[0])
     return chain | {"version": asked.version}
 
@@ -86,7 +86,7 @@ def mask_pixels(uri: str | Path, chain: Mapping[str, Any]) -> tuple[bytes | None
     return found[column][0].as_py(), place
 
 
-class _Moment:
+class Moment:
     """The store's tables as they stood when a version of one of them was committed; the newest without a version."""
 
     def __init__(self, uri: str | Path, table: str, version: int | str | None) -> None:
@@ -100,6 +100,7 @@ class _Moment:
         return _times(pinned)[pinned.version]
 
     def rows(self, table: str, columns: Sequence[str], where: str) -> list[dict[str, Any]]:
+        """Some columns of the rows of a table that satisfy ``where``, as they stood then."""
         found: list[dict[str, Any]] = lance_io.scan(self.uri, table, columns, where, self._then(table)).to_pylist()
         return found
 
@@ -120,40 +121,42 @@ def _times(table: lance.LanceDataset) -> dict[int, datetime]:
     return {int(found["version"]): cast("datetime", found["timestamp"]) for found in table.versions()}
 
 
-def _chip_chain(moment: _Moment, chip: dict[str, Any]) -> dict[str, Any]:
+def _chip_chain(moment: Moment, chip: dict[str, Any]) -> dict[str, Any]:
     prompts = _prompts(moment, f"uuid = '{chip['uuid']}' AND input_set = {literal(chip['input_set'])}")
     made = f"uuid = '{chip['uuid']}' AND mask_recipe = {literal(chip['mask_recipe'])}"
     made += f" AND generation = {chip['generation']:d}"
     masks = moment.rows("masks", _columns("masks", but={"mask", "outline", "transform"}, uri=moment.uri), made)
     asked = {prompt["prompt_id"] for prompt in prompts}
     masks = [mask for mask in masks if mask["prompt_id"] in asked]
-    run = _run(moment.uri, chip["run_id"])
+    run = run_row(moment.uri, chip["run_id"])
     return {"chip": chip, "mask": None, "masks": masks} | _around(moment, chip, prompts, run)
 
 
-def _mask_chain(moment: _Moment, mask: dict[str, Any]) -> dict[str, Any]:
+def _mask_chain(moment: Moment, mask: dict[str, Any]) -> dict[str, Any]:
     where = f"uuid = {literal(mask['uuid'])}"
-    newest = _Moment(moment.uri, "training_data", None)
+    newest = Moment(moment.uri, "training_data", None)
     chips = newest.rows("training_data", _chip_columns(moment.uri), where)
     prompts = _prompts(moment, f"prompt_id = {literal(mask['prompt_id'])}")
-    run = _run(moment.uri, mask["run_id"])
+    run = run_row(moment.uri, mask["run_id"])
     chip = chips[0] if chips else None
     return {"chip": chip, "mask": mask, "masks": [mask]} | _around(moment, chip, prompts, run)
 
 
 def _around(
-    moment: _Moment, chip: Mapping[str, Any] | None, prompts: list[dict[str, Any]], run: dict[str, Any] | None
+    moment: Moment, chip: Mapping[str, Any] | None, prompts: list[dict[str, Any]], run: dict[str, Any] | None
 ) -> dict[str, Any]:
     inputs = (run["inputs"] or {}) if run else {}
     return {
         "prompts": prompts,
         "datasets": _datasets(moment.uri, {prompt["dataset"] for prompt in prompts}, inputs.get("datasets", {})),
-        "scenes": _scenes(moment.uri, chip, inputs.get("scenes", {})) if chip else [],
+        "scenes": scenes_of(moment.uri, chip, inputs.get("scenes", {})) if chip else [],
         "run": run,
     }
 
 
-def _found(uri: str | Path, table: str, key: str, asked: Reference, *, optional: bool = False) -> list[dict[str, Any]]:
+def found_rows(
+    uri: str | Path, table: str, key: str, asked: Reference, *, optional: bool = False
+) -> list[dict[str, Any]]:
     """Up to two rows whose id begins as asked; none where an optional table, or its version, does not exist."""
     try:
         schema = lance_io.open_table(uri, table, asked.version).schema
@@ -177,11 +180,11 @@ def _not_one(uri: str | Path, asked: str, chips: int, masks: int) -> str:
     elif chips + masks:
         found = "more than one chip" if chips else "more than one mask"
     else:
-        found = "no chip and no mask"
+        found = "no chip, no mask and no detection"
     return f"{found} of {uri} has an id that begins with {asked!r}; `python -m store show training_data` lists ids"
 
 
-def _prompts(moment: _Moment, where: str) -> list[dict[str, Any]]:
+def _prompts(moment: Moment, where: str) -> list[dict[str, Any]]:
     """Prompts with a hash in place of each geometry."""
     rows = moment.rows("prompts", _columns("prompts", but=set(), uri=moment.uri), where)
     for row in rows:
@@ -194,7 +197,8 @@ def _prompts(moment: _Moment, where: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _run(uri: str | Path, run_id: str) -> dict[str, Any] | None:
+def run_row(uri: str | Path, run_id: str) -> dict[str, Any] | None:
+    """A run with its JSON columns read; None where its row is gone."""
     rows = lance_io.scan(uri, "runs", RUNS.names, f"run_id = {literal(run_id)}").to_pylist()
     if not rows:
         return None
@@ -206,13 +210,13 @@ def _run(uri: str | Path, run_id: str) -> dict[str, Any] | None:
 
 def runs_by_id(uri: str | Path, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Run id → its row with JSON columns read, for the runs that have one."""
-    return {run_id: run for run_id in run_ids if (run := _run(uri, run_id)) is not None}
+    return {run_id: run for run_id in run_ids if (run := run_row(uri, run_id)) is not None}
 
 
 def newest_run(uri: str | Path, flow: str) -> dict[str, Any] | None:
     """The run of ``flow`` that started last; None without any."""
     rows = lance_io.scan(uri, "runs", ["run_id", "started_at"], f"flow = {literal(flow)}").to_pylist()
-    return _run(uri, max(rows, key=lambda row: row["started_at"])["run_id"]) if rows else None
+    return run_row(uri, max(rows, key=lambda row: row["started_at"])["run_id"]) if rows else None
 
 
 def _datasets(uri: str | Path, names: set[str], keys: Mapping[str, str]) -> dict[str, dict[str, Any] | None]:
@@ -224,7 +228,7 @@ def _datasets(uri: str | Path, names: set[str], keys: Mapping[str, str]) -> dict
     return {name: found.get(name) for name in sorted(names)}
 
 
-def _scenes(
+def scenes_of(
     uri: str | Path, chip: Mapping[str, Any], checksums: Mapping[str, Mapping[str, str]]
 ) -> list[dict[str, Any]]:
     """The chip's scenes as the run that made it found them."""

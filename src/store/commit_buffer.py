@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import fragments, lance_io
-from store.fragments import StagedRows
 from store.lance_io import WriteReceipt
 from store.partition_rows import PartitionRows
 from store.schemas import ERRORS
@@ -102,47 +101,60 @@ class CommitBuffer:
             StoreNotWritableError: the store cannot be written.
             LeaseLostError: the fence is shut; what waited still waits.
         """
-        waiting = list(self._waiting)
-        self._failures += [failure for rows in waiting for failure in rows.failures]
-        for rows in waiting:
-            rows.failures = []
+        joined = self._joined()
+        self._failures += joined.failures
+        joined.failures = []
         if self._failures:
             lance_io.write(self._uri, "errors", self._error_rows())
             self._failures = []
-        for name in ("prompts", "masks", "candidates"):
-            parts = [table for rows in waiting for table in getattr(rows, name)]
-            if parts:
-                receipt = self._write(name, pa.concat_tables(parts), fence)
-                self.masks_written += (receipt.inserted + receipt.updated) * (name == "masks")
-            for rows in waiting:
-                setattr(rows, name, [])
-        samples = [table for rows in waiting for table in rows.samples]
-        staged = [part for rows in waiting for part in rows.staged]
-        if samples:
-            staged += self._stage_new(pa.concat_tables(samples), fence)
-            # in one step, so that neither an interrupt nor another flush after a failed commit stages rows again
-            joined = [PartitionRows(staged=staged)]
-            self._waiting[: len(waiting)] = joined
-            waiting = joined
-        if staged:
-            receipt = fragments.commit(
-                self._uri, "training_data", staged, profile=self._profile, planned_at=self._planned_at, fence=fence
+        # rows leave what waits in the line that counts them: whenever an interrupt comes, none is counted twice
+        if joined.prompts:
+            self._write("prompts", pa.concat_tables(joined.prompts), fence)
+            joined.prompts = []
+        if joined.masks:
+            receipt = self._write("masks", pa.concat_tables(joined.masks), fence)
+            joined.masks, self.masks_written = [], self.masks_written + receipt.rows
+        if joined.candidates:
+            self._write("candidates", pa.concat_tables(joined.candidates), fence)
+            joined.candidates = []
+        if joined.samples:
+            self._replace_known(joined, fence)
+        if joined.samples:
+            staged = fragments.stage(
+                self._uri, "training_data", pa.concat_tables(joined.samples), profile=self._profile
             )
-            self.written += receipt.inserted + receipt.updated
-        self._waiting = self._waiting[len(waiting) :]
+            joined.samples, joined.staged = [], [*joined.staged, staged]
+        if joined.staged:
+            receipt = fragments.commit(
+                self._uri,
+                "training_data",
+                joined.staged,
+                profile=self._profile,
+                planned_at=self._planned_at,
+                fence=fence,
+            )
+            joined.staged, self.written = [], self.written + receipt.rows
+        self._waiting = [rows for rows in self._waiting if rows is not joined]
 
-    def _stage_new(self, samples: pa.Table, fence: Callable[[], bool] | None) -> list[StagedRows]:
-        """Stage rows whose key the table does not have, a few times faster for wide rows than to merge them."""
+    def _joined(self) -> PartitionRows:
+        """What waits as one unit, in one step put in its place: an interrupt neither loses nor doubles a row."""
+        joined = PartitionRows()
+        for rows in self._waiting:
+            for name, values in vars(rows).items():
+                getattr(joined, name).extend(values)
+        self._waiting[:] = [joined]
+        return joined
+
+    def _replace_known(self, joined: PartitionRows, fence: Callable[[], bool] | None) -> None:
+        """Merge rows whose key the table has; the others are left, and are staged a few times faster than merged."""
+        samples = pa.concat_tables(joined.samples)
         keys = samples["uuid"].to_pylist()
         known = fragments.known_keys(self._uri, "training_data", keys)
         fresh = pa.array([key not in known for key in keys], pa.bool_())
         if known:
             receipt = self._write("training_data", samples.filter(pc.invert(fresh)), fence)
-            self.written += receipt.inserted + receipt.updated
-            samples = samples.filter(fresh)
-        if not len(samples):
-            return []
-        return [fragments.stage(self._uri, "training_data", samples, profile=self._profile)]
+            left = samples.filter(fresh)
+            joined.samples, self.written = [left] if len(left) else [], self.written + receipt.rows
 
     def _write(self, name: str, rows: pa.Table, fence: Callable[[], bool] | None) -> WriteReceipt:
         return lance_io.write(self._uri, name, rows, profile=self._profile, planned_at=self._planned_at, fence=fence)

@@ -69,5 +69,5 @@ class ContextBuffer:
         self._errors.flush()
         if self._rows:
             receipt = lance_io.write(self._uri, "context", pa.concat_tables(self._rows))
-            self.written += receipt.inserted + receipt.updated
-            self._rows = []
+            # in one line, so that rows whose flush was interrupted are counted once
+            self._rows, self.written = [], self.written + receipt.rows

@@ -11,6 +11,7 @@ from store.catalogue_place import HIDDEN, CatalogueKind, CataloguePlace, place_o
 from store.fingerprint import checksum, digest
 from store.sql import literal, quoted
 from utils.errors import (
+    CatalogBusyError,
     CatalogEmptyError,
     CatalogNotFoundError,
     CatalogUnreachableError,
@@ -28,7 +29,11 @@ LAKE = "lake"
 
 
 def connect(
-    catalog: str | Path | None, *, data_path: str | Path | None = None, create: bool = False
+    catalog: str | Path | None,
+    *,
+    data_path: str | Path | None = None,
+    create: bool = False,
+    write: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with ``spatial`` loaded and the catalogue attached as ``lake``.
 
@@ -36,9 +41,11 @@ def connect(
         catalog: the DuckLake catalogue, in any form :func:`store.catalogue_place.place_of` knows; None attaches none.
         data_path: folder of its Parquet files; by default what the catalogue says, or, where that folder has moved
             with the catalogue's file, the folder of the same name beside it.
-        create: make a new catalogue and attach it for writing; otherwise it is attached read-only.
+        create: make a new catalogue and attach it for writing.
+        write: attach an existing catalogue for writing; without either it is attached read-only.
 
     Raises:
+        CatalogBusyError: another process writes to the catalogue's file.
         CatalogNotFoundError: there is no such file, or it is no DuckLake catalogue.
         CatalogUnreachableError: the database server does not answer, or refuses.
         ExtensionMissingError: a DuckDB extension is not installed.
@@ -52,7 +59,7 @@ def connect(
             "or point `catalog` at yours"
         )
     connection = _with_extensions("ducklake", "spatial", *_SCANNERS[place.kind])
-    options = [] if create else ["READ_ONLY"]
+    options = [] if create or write else ["READ_ONLY"]
     folder = Path(data_path) if data_path else (None if create else _moved_data_path(connection, place))
     if folder is not None:
         options += [f"DATA_PATH {literal(str(folder))}"] + ([] if create else ["OVERRIDE_DATA_PATH true"])
@@ -80,6 +87,8 @@ def _refusal(connection: duckdb.DuckDBPyConnection, statement: str, secrets: lis
 
 
 def _attach_error(place: CataloguePlace, refusal: str) -> CatalogNotFoundError:
+    if is_locked(refusal):
+        return CatalogBusyError(f"another process writes to {place.name}, or holds it open; try again later: {refusal}")
     if place.kind == "postgres" and "Unable to connect" in refusal:
         reason = refusal.rpartition("Unable to connect to Postgres at ")[2]
         return CatalogUnreachableError(
@@ -88,6 +97,11 @@ def _attach_error(place: CataloguePlace, refusal: str) -> CatalogNotFoundError:
         )
     newer = "; the catalogue may be of another DuckLake version than this one" if "version" in refusal.lower() else ""
     return CatalogNotFoundError(f"{place.name} cannot be attached as a DuckLake catalogue: {refusal}{newer}")
+
+
+def is_locked(refusal: str) -> bool:
+    """Whether DuckDB refuses a catalogue because another process holds its file."""
+    return "Could not set lock" in refusal or "database is locked" in refusal
 
 
 def _with_extensions(*names: str) -> duckdb.DuckDBPyConnection:
@@ -125,6 +139,8 @@ def _moved_data_path(connection: duckdb.DuckDBPyConnection, place: CataloguePlac
             connection.execute("DETACH recorded")
     except duckdb.Error as error:
         connection.close()
+        if is_locked(str(error)):
+            raise _attach_error(place, str(error)) from error
         raise CatalogNotFoundError(f"{place.name} is not a DuckLake catalogue: {error}") from error
     if row is None or Path(row[0]).exists():
         return None

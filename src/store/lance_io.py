@@ -56,6 +56,11 @@ class WriteReceipt:
     updated: int
     """Rows that replaced one with the same key."""
 
+    @property
+    def rows(self) -> int:
+        """Rows written, new or not."""
+        return self.inserted + self.updated
+
 
 def table_uri(uri: str | Path, name: str) -> str:
     """Place of table ``name`` in the store at ``uri``.

@@ -51,7 +51,9 @@ class PartitionRows:
     @property
     def nbytes(self) -> int:
         """Bytes of the rows in memory."""
-        return sum(table.nbytes for tables in (self.samples, self.masks, self.prompts, self.candidates) for table in tables)
+        return sum(
+            table.nbytes for tables in (self.samples, self.masks, self.prompts, self.candidates) for table in tables
+        )
 
     def stage(self, uri: str | Path, profile: ChipProfile) -> None:
         """Write rows of ``training_data`` as files of their table, so that metadata is all that travels on.

@@ -229,7 +229,9 @@ def _filled(old: lance.LanceDataset, new: lance.LanceDataset, known: set[str]) -
 
 
 def _put_back(dataset: lance.LanceDataset, rows: pa.Table) -> pa.Table:
-    now = {row["uuid"]: repr(_mark(row)) for row in _rows_of(dataset, list(_KEYS), rows["uuid"].to_pylist()).to_pylist()}
+    now = {
+        row["uuid"]: repr(_mark(row)) for row in _rows_of(dataset, list(_KEYS), rows["uuid"].to_pylist()).to_pylist()
+    }
     pairs = zip(rows["uuid"].to_pylist(), rows["mark"].to_pylist(), strict=True)
     return rows.filter(pa.array([now.get(uuid) == mark for uuid, mark in pairs], pa.bool_())).drop_columns(["mark"])
 
@@ -312,5 +314,6 @@ def _pin(uri: str | Path, tag: str, known: dict[str, int], version: int | None =
 def _nothing(uri: str | Path, generation: int) -> str:
     made = lance_io.scan(uri, "candidates", ["generation"])["generation"]
     numbers = ", ".join(str(number) for number in sorted(set(made.to_pylist()))) or "none"
-    return f"generation {generation} holds nothing to promote; backfills made: {numbers} (`python -m dataflows backfill`)"
-
+    return (
+        f"generation {generation} holds nothing to promote; backfills made: {numbers} (`python -m dataflows backfill`)"
+    )

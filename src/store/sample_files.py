@@ -20,14 +20,15 @@ import yaml
 from numpy.typing import NDArray
 
 from store.sample_lake import CATALOG, write_lake
-from store.sample_settings import sample_settings
+from store.sample_settings import discovery_settings, sample_settings
 from utils import sample
 from utils.errors import ConfigError
 from utils.sample import ACQUISITIONS, EPSG, GENERATOR_VERSION, Acquisition, Landscape, SampleSize, VhrTile, WeakLabels
 from utils.types import ChipGrid
 
 MANIFEST = "manifest.json"
-_OURS = frozenset({"vhr", "msi", "lake", "truth", "flow.yaml", MANIFEST})
+_SETTINGS = ("flow.yaml", "discover.yaml")
+_OURS = frozenset({"vhr", "msi", "lake", "truth", *_SETTINGS, MANIFEST})
 
 
 def _nobody(what: str, done: int, total: int) -> None:
@@ -77,6 +78,8 @@ def finished(root: str | Path, *, size: str, seed: int) -> SampleReceipt | None:
         return None
     wanted = (size, seed, GENERATOR_VERSION)
     if tuple(manifest.get(key) for key in ("size", "seed", "generator_version")) != wanted:
+        return None
+    if not set(_SETTINGS) <= set(manifest["files"]):
         return None
     for name, length in manifest["files"].items():
         path = place / name
@@ -129,7 +132,7 @@ def write_sample(
         write_lake(staging / CATALOG, landscape, labels, final_folder=(target / CATALOG).parent / "files")
         steps.done("lake")
         _write_truth(staging / "truth", landscape, labels)
-        _write_settings(staging / "flow.yaml", landscape.size)
+        _write_settings(staging, landscape.size)
         steps.done("truth")
         receipt = _write_manifest(staging, target, landscape, labels, time.perf_counter() - start)
         _publish(staging, target)
@@ -138,9 +141,9 @@ def write_sample(
     return receipt
 
 
-def _write_settings(path: Path, size: SampleSize) -> None:
-    settings = sample_settings(size)
-    path.write_text(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))
+def _write_settings(folder: Path, size: SampleSize) -> None:
+    for name, settings in zip(_SETTINGS, (sample_settings(size), discovery_settings()), strict=True):
+        (folder / name).write_text(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))
 
 
 @dataclass(kw_only=True)

@@ -101,10 +101,27 @@ class InputSpec:
 
     def _reflectance(self, chips: NDArray[np.generic]) -> NDArray[np.float32]:
         digital = chips[(slice(None), slice(None), *self.window)]
-        planes = np.where(digital == 0, np.float32(np.nan), digital.astype(np.float32) / np.float32(REFLECTANCE_SCALE))
-        named = {band: planes[:, position] for position, band in enumerate(self.profile.msi_bands)}
-        extra = [spectral_index(name, named) for name in self.indices]
-        return np.stack([named[band] for band in self.bands] + extra, axis=1).astype(np.float32, copy=False)
+        return reflectance_channels(digital, self.profile.msi_bands, self.bands, self.indices)
+
+
+def reflectance_channels(
+    digital: NDArray[np.generic], stored: Sequence[str], bands: Sequence[str], indices: Sequence[str]
+) -> NDArray[np.float32]:
+    """Channels of a multispectral model: reflectance of ``bands``, then spectral indices; NaN is nodata.
+
+    Args:
+        digital: reflectance × 10000, 0 is nodata, shape (n, stored bands, rows, columns).
+        stored: names of its bands.
+        bands: bands that are channels, in order.
+        indices: spectral indices that are channels after them.
+
+    Returns:
+        float32 of shape (n, bands and indices, rows, columns).
+    """
+    planes = np.where(digital == 0, np.float32(np.nan), digital.astype(np.float32) / np.float32(REFLECTANCE_SCALE))
+    named = {band: planes[:, position] for position, band in enumerate(stored)}
+    extra = [spectral_index(name, named) for name in indices]
+    return np.stack([named[band] for band in bands] + extra, axis=1).astype(np.float32, copy=False)
 
 
 def input_spec(

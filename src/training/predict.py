@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def load(checkpoint: str | Path) -> SegmentationModule:
         module = SegmentationModule.load_from_checkpoint(
             checkpoint, map_location="cpu", encoder_weights=None, weights_only=True
         )
-    except (OSError, KeyError, RuntimeError, EOFError) as error:
+    except (OSError, KeyError, RuntimeError, EOFError, UnpicklingError) as error:
         raise ConfigError(f"{checkpoint} is no checkpoint of `python -m training fit`: {error}") from error
     if module.inputs is None:
         raise ConfigError(f"{checkpoint} does not say which pixels the model takes; train it with LanceDataModule")

@@ -16,6 +16,8 @@ taken out of it (:mod:`utils.redaction`).
     ├── LabelError                  labels cannot be read or used
     │   ├── CatalogNotFoundError    no DuckLake catalogue at the given place
     │   │   └── CatalogUnreachableError   the database server of a catalogue does not answer or refuses
+    │   │       └── CatalogBusyError      another process writes to the catalogue's file
+    │   ├── LakeWriteError          the catalogue, its files or its table cannot be written
     │   ├── ExtensionMissingError   a DuckDB extension is not installed, or of another version
     │   ├── LabelFileError          a file of labels is missing, unreadable or lacks a layer or CRS
     │   ├── CatalogEmptyError       the catalogue, or the label table in it, holds nothing
@@ -126,6 +128,16 @@ class CatalogNotFoundError(LabelError):
 
 class CatalogUnreachableError(CatalogNotFoundError):
     """The database server of a catalogue does not answer, or refuses."""
+
+
+class CatalogBusyError(CatalogUnreachableError):
+    """Another process writes to the catalogue's file; the same attempt may work later."""
+
+    is_transient = True
+
+
+class LakeWriteError(LabelError):
+    """The catalogue, its files or its table cannot be written."""
 
 
 class ExtensionMissingError(LabelError):

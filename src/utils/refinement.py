@@ -130,7 +130,7 @@ def outline(mask: Mask, *, simplify_px: float = 0.0) -> MultiPolygon:
     if not mask.data.any():
         return MultiPolygon()
     merged = shapely.unary_union(_pixel_blocks(mask.data))
-    parts = [_simplified(part, simplify_px) for part in shapely.get_parts(merged)]
+    parts = [simplified(part, simplify_px) for part in shapely.get_parts(merged)]
     a, b, c, d, e, f = mask.grid.transform
     return MultiPolygon([affinity.affine_transform(part, [a, b, d, e, c, f]) for part in parts])
 
@@ -188,7 +188,7 @@ def _pixels_in(corners: NDArray[np.float64], shape: tuple[int, ...]) -> Bools:
     return np.asarray(shapely.contains_xy(polygon, cols, rows))
 
 
-def _simplified(part: Polygon, tolerance_px: float) -> Polygon:
+def simplified(part: Polygon, tolerance_px: float) -> Polygon:
     """``part`` with fewer vertices, none of its old ones left further off than the tolerance."""
     exact = part.simplify(0)
     if not tolerance_px:

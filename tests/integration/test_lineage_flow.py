@@ -494,7 +494,7 @@ class TestExplain:
         refused = {"code": EXIT_REFUSED}
         assert "version 999" in lineage.main("explain", f"{uuid}@999", *store, **refused)
         assert "'gone'" in lineage.main("explain", f"{uuid}@gone", *store, **refused)
-        assert "no chip and no mask" in lineage.main("explain", uuid, "ffffffffffff", *store, **refused)
+        assert "no chip, no mask and no detection" in lineage.main("explain", uuid, "ffffffffffff", *store, **refused)
         assert "compared as text" in lineage.main("explain", uuid, uuid, *store, "--format", "mermaid", **refused)
         assert "--other-store" in lineage.main("explain", uuid, *store, "--other-store", "x", **refused)
         assert "no settings at" in lineage.main("explain", uuid, *store, "--config", "nowhere.yaml", **refused)

@@ -96,7 +96,7 @@ class LocalImagery:
             fresh = holds & ~valid
             if not fresh.any():
                 continue
-            data[:, fresh] = pixels[:, fresh]
+            np.copyto(data, pixels, where=fresh)
             if scl is not None and "SCL" in scene.assets:
                 [classes], classified = self._planes([scene.assets["SCL"]], scene, grid)
                 scl[fresh] = checked_scl(np.where(classified, classes, 0)[fresh])

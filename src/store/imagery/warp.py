@@ -10,7 +10,8 @@ Validity, first that applies:
    the pixel missing;
 4. everything inside the raster is data.
 
-NaN is never data. Pixels come from the full resolution; overviews are not used.
+NaN is never data. Pixels come from the full resolution; overviews are not used. Where the grid's pixels are those of
+the raster, they are copied (:mod:`store.imagery.aligned`), which gives what the warp gives.
 """
 
 import math
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 
+from store.imagery.aligned import read_aligned
 from store.imagery.header import has_alpha
 from store.imagery.scene import Asset
 from utils.errors import BandError
@@ -60,6 +62,9 @@ def read_warped(
             raise BandError(f"{asset.href} has {raster.count} bands, its STAC item names one more: {asset.index}")
     source = raster.crs or rasterio.CRS.from_epsg(epsg)
     wkt = source.to_wkt()
+    copied = None if _turn(wkt) else read_aligned(raster, assets, grid, wkt, nodata=_nodata, display=display)
+    if copied is not None:
+        return copied
     steps = _source_steps(raster, wkt, grid)
     across, down = np.hypot(*steps)
     finer = bool(math.sqrt(abs(np.linalg.det(steps))) > 2 + _SLACK)

@@ -1,5 +1,7 @@
 """What waits, in which order it is written, and what a crash between two tables leaves behind."""
 
+import shutil
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -355,3 +357,43 @@ def test_rows_replaced_before_a_failed_commit_are_counted_once_and_none_is_stage
     waiting.flush()
     assert writes.done == once
     assert (counts(tmp_path)["training_data"], waiting.written) == (4, 3)
+
+
+def interrupted(flush, seen):
+    """Whether ``flush`` was interrupted, before the first line of the buffer that is not among those ``seen``."""
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != commit_buffer.__file__:
+            return None
+        if event == "line" and frame.f_lineno not in seen:
+            seen.add(frame.f_lineno)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        flush()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_rows_are_counted_once_wherever_an_interrupt_comes(tmp_path):
+    """What an interrupted run says it wrote is what bears its name."""
+    start, seen, stopped = tmp_path / "start", set(), True
+    for name in ("training_data", "masks"):
+        lance_io.write(start, name, rows_for(name, 2), profile=SMALL)
+    while stopped:
+        place = tmp_path / str(len(seen))
+        shutil.copytree(start, place)
+        waiting = buffer(place)
+        hand_over(waiting, partition=1, **part(1, 3), failures=[])
+        waiting.take(work(place, 6, staged=True))
+        stopped = interrupted(waiting.flush, seen)
+        waiting.flush()
+        assert (waiting.written, waiting.masks_written) == (5, 5), seen
+        assert counts(place) == {"masks": 6, "prompts": 5, "training_data": 6}, seen
+    assert len(seen) > 20

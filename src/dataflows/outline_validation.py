@@ -1,0 +1,107 @@
+"""Rules of validation on outline, score and known labels: each node is one rule, its docstring its formula and source."""
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from hamilton.function_modifiers import tag
+
+from dataflows._findings import finding, scaled
+from dataflows.validation_config import ValidationRules
+from utils.evidence import Finding, abstains
+from utils.geo import reproject, utm_epsg
+from utils.shape_evidence import Shapes, shapes
+
+Findings = dict[str, Finding]
+
+
+@tag(stage="validation")
+def outline_shapes(detection_outlines: dict[str, shapely.Geometry], readable: list[str]) -> dict[str, dict[str, float]]:
+    """Detection id → figures of its outline (``utils.shape_evidence``), in the UTM zone it lies in."""
+    found = {}
+    for one in readable:
+        outline = detection_outlines[one]
+        middle = outline.centroid
+        measured: Shapes = shapes(np.array([reproject(outline, 4326, utm_epsg(middle.x, middle.y))]))
+        found[one] = {name: float(values[0]) for name, values in vars(measured).items()}
+    return found
+
+
+@tag(stage="validation")
+def model_score(detections: pa.Table, readable: list[str]) -> Findings:
+    """Mean probability of the detector over the object's pixels, ``logit(p)`` taken at half weight.
+
+    Pixels are chosen by a threshold on the same probability, so that it lies above it; networks are over-confident (Guo et
+    al. 2017, ICML), hence the half weight.
+    """
+    rows = {row["detection_id"]: row for row in detections.select(["detection_id", "score", "score_p90"]).to_pylist()}
+    found = {}
+    for one in readable:
+        score, high = rows[one]["score"], rows[one]["score_p90"]
+        odds = scaled(score, 0.55, 0.92, against=1.0, speaks_for=1.25)
+        found[one] = finding("model_score", score, "0-1", odds, f"detector's mean probability {score:.2f}", p90=high)
+    return found
+
+
+@tag(stage="validation")
+def plausible_size(outline_shapes: dict[str, dict[str, float]]) -> Findings:
+    """Area of the outline, m²; least that of a few modules.
+
+    A module has 1.6 to 2.6 m², a household array ten or more of them (IEA PVPS Trends). Below 6 m² an object is rather
+    a car, a roof window or a speck; the scale runs over the logarithm from 5 to 20 m².
+    """
+    found = {}
+    for one, shape in outline_shapes.items():
+        area = shape["area_m2"]
+        odds = scaled(float(np.log(max(area, 1e-3))), float(np.log(5)), float(np.log(20)), against=1.25, speaks_for=0.5)
+        found[one] = finding(
+            "plausible_size",
+            area,
+            "m²",
+            odds,
+            f"area {area:.0f} m²",
+            length_m=shape["length_m"],
+            width_m=shape["width_m"],
+        )
+    return found
+
+
+@tag(stage="validation")
+def plausible_shape(outline_shapes: dict[str, dict[str, float]]) -> Findings:
+    """Rectangularity: area over that of the least rotated rectangle (Rosin 1999, Mach. Vis. Appl. 11).
+
+    Arrays are rows of rectangles: 0.8 and more, whatever their elongation; ragged patches of a surface come near 0.5 to
+    0.7. Elongation, compactness and solidity are details.
+    """
+    found = {}
+    for one, shape in outline_shapes.items():
+        value = shape["rectangularity"]
+        odds = scaled(value, 0.55, 0.85, against=1.0, speaks_for=0.5)
+        words = f"{'ragged' if odds < 0 else 'rectangular'} outline: fills {value:.0%} of its rectangle"
+        parts = {name: shape[name] for name in ("elongation", "compactness", "solidity")}
+        found[one] = finding("plausible_shape", value, "0-1", odds, words, **parts)
+    return found
+
+
+@tag(stage="validation")
+def known_pv(
+    detections: pa.Table, readable: list[str], label_distances: dict[str, float], rules: ValidationRules
+) -> Findings:
+    """Distance to the nearest known label of photovoltaics, metres, or its IoU where the search matched one.
+
+    A match speaks for; one near speaks a little for, because arrays stand together; none is neutral: labels are never
+    complete. Not used by the calibrated model, which learns from labels.
+    """
+    rows = {row["detection_id"]: row for row in detections.select(["detection_id", "match", "match_iou"]).to_pylist()}
+    found = {}
+    for one in readable:
+        distance, matched = label_distances.get(one), rows[one]["match"] == "confirmed"
+        if matched:
+            found[one] = finding(
+                "known_pv", distance or 0.0, "m", 2.0, "a known label marks it", iou=rows[one]["match_iou"]
+            )
+        elif distance is None:
+            found[one] = abstains("known_pv", "no labels to compare with")
+        else:
+            odds = scaled(distance, rules.near_pv_m, 0.0, against=0.0, speaks_for=0.25) if rules.near_pv_m else 0.0
+            found[one] = finding("known_pv", distance, "m", odds, f"nearest known photovoltaics {distance:.0f} m away")
+    return found

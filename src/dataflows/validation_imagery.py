@@ -1,0 +1,161 @@
+"""Imagery of detections: windows of every VHR day, statistics of every multispectral date; read cell by cell."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from hamilton.function_modifiers import dataloader, extract_fields, tag
+from numpy.typing import NDArray
+from rasterio.features import rasterize
+
+from dataflows._search_imagery import Pixels
+from dataflows.validation_config import ValidationRules
+from utils.errors import AegirError, NoImageryError
+from utils.failures import Failure
+from utils.geo import reproject
+from utils.spectral_evidence import Observation, fractions_of, observed
+from utils.texture_evidence import Texture, texture
+from utils.types import ChipGrid, RasterChip
+
+PAD_M = 6.0
+"""Ground around an object that its VHR window shows."""
+MSI_GSD_M = 10.0
+"""Ground sample distance multispectral pixels are counted in."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VhrView:
+    """An object on one VHR day."""
+
+    chip: RasterChip
+    """Red, green and blue of the window around it."""
+    mask: NDArray[np.bool_]
+    """The object, shape (rows, columns) of the window."""
+
+
+@dataclass(kw_only=True)
+class Reads:
+    """What could be read of one kind of imagery."""
+
+    found: dict[str, list[Any]] = field(default_factory=dict)
+    """Detection id → one entry per date, the nearest first."""
+    failures: list[Failure] = field(default_factory=list)
+    """Detections whose imagery failed."""
+
+
+@tag(stage="validation")
+def detection_outlines(detections: pa.Table) -> dict[str, shapely.Geometry]:
+    """Detection id → its outline, EPSG:4326."""
+    outlines = shapely.from_wkb(detections["outline"].to_numpy(zero_copy_only=False))
+    return dict(zip(detections["detection_id"].to_pylist(), outlines, strict=True))
+
+
+@tag(stage="validation")
+@dataloader()
+def vhr_reads(
+    detections: pa.Table, detection_outlines: dict[str, shapely.Geometry], vhr_pixels: Pixels, rules: ValidationRules
+) -> tuple[Reads, dict[str, Any]]:
+    """Windows of the detections on the day they were found on and on the nearest other days.
+
+    A detection that cannot be read on its own day is a failure; a day that does not cover it is left out.
+    """
+    reads = Reads()
+    for epsg, gsd_m, at, ids in _together(detections):
+        shapes = dict(zip(ids, reproject(np.array([detection_outlines[i] for i in ids]), 4326, epsg), strict=True))
+        for number, day in enumerate(vhr_pixels.nearest(at, rules.dates)):
+            blocks = vhr_pixels.blocks(shapes, day, epsg=epsg, gsd_m=gsd_m, pad_m=PAD_M)
+            for identifier, found in blocks:
+                if isinstance(found, NoImageryError) and number:
+                    continue
+                if isinstance(found, AegirError):
+                    reads.failures.append(Failure.of("vhr_reads", found, input_ids=(identifier,)))
+                else:
+                    view = VhrView(chip=found, mask=_mask(shapes[identifier], found.grid))
+                    reads.found.setdefault(identifier, []).append(view)
+    return reads, {"read": len(reads.found), "failed": len(reads.failures)}
+
+
+@tag(stage="validation")
+@dataloader()
+def msi_reads(
+    detections: pa.Table,
+    detection_outlines: dict[str, shapely.Geometry],
+    msi_pixels: Pixels | None,
+    rules: ValidationRules,
+) -> tuple[Reads, dict[str, Any]]:
+    """Statistics of the detections that are large enough, on every multispectral date looked at."""
+    reads = Reads()
+    large = detections.filter(np.asarray(detections["area_m2"]) >= rules.min_effective_px * MSI_GSD_M**2)
+    if msi_pixels is None or not len(large):
+        return reads, {"read": 0, "failed": 0}
+    for _, _, at, ids in _together(large):
+        for day in msi_pixels.nearest(at, rules.dates):
+            epsg = msi_pixels.epsg(day)
+            shapes = dict(zip(ids, reproject(np.array([detection_outlines[i] for i in ids]), 4326, epsg), strict=True))
+            everything = reproject(np.array(list(detection_outlines.values())), 4326, epsg)
+            blocks = msi_pixels.blocks(shapes, day, epsg=epsg, gsd_m=MSI_GSD_M, pad_m=rules.ring_m)
+            for identifier, found in blocks:
+                if isinstance(found, NoImageryError):
+                    continue
+                if isinstance(found, AegirError):
+                    reads.failures.append(Failure.of("msi_reads", found, input_ids=(identifier,)))
+                else:
+                    seen = _observation(found, shapes[identifier], everything, rules.ring_m)
+                    reads.found.setdefault(identifier, []).append(seen)
+    return reads, {"read": len(reads.found), "failed": len(reads.failures)}
+
+
+@tag(stage="validation")
+@extract_fields({"imagery_failures": list[Failure], "readable": list[str]})
+def imagery_check(detections: pa.Table, vhr_reads: Reads, msi_reads: Reads) -> dict[str, Any]:
+    """What could not be read, once per detection, and the ids of the detections that can be judged."""
+    failures = {failure.input_ids[0]: failure for failure in [*vhr_reads.failures, *msi_reads.failures]}
+    ids = detections["detection_id"].to_pylist()
+    return {"imagery_failures": list(failures.values()), "readable": [one for one in ids if one not in failures]}
+
+
+@tag(stage="validation")
+def vhr_views(vhr_reads: Reads, readable: list[str]) -> dict[str, list[VhrView]]:
+    """Detection id → its VHR windows, that of its own day first."""
+    return {one: vhr_reads.found[one] for one in readable}
+
+
+@tag(stage="validation")
+def vhr_textures(vhr_views: dict[str, list[VhrView]]) -> dict[str, list[Texture | None]]:
+    """Detection id → colour and texture per VHR day; None on days that show too few pixels of it."""
+    return {
+        one: [texture(view.chip.data, view.chip.valid, view.mask, view.chip.grid.gsd_m) for view in views]
+        for one, views in vhr_views.items()
+    }
+
+
+@tag(stage="validation")
+def msi_observations(msi_reads: Reads, readable: list[str]) -> dict[str, list[Observation]]:
+    """Detection id → statistics per multispectral date, the nearest first; empty for small ones."""
+    return {one: msi_reads.found.get(one, []) for one in readable}
+
+
+def _together(detections: pa.Table) -> Iterator[tuple[int, float, datetime, list[str]]]:
+    """Detections of one raster grid and day: ``(epsg, gsd_m, acquired_at, ids)``."""
+    groups: dict[tuple[int, float, datetime], list[str]] = {}
+    for row in detections.select(["detection_id", "epsg", "gsd_m", "acquired_at"]).to_pylist():
+        groups.setdefault((row["epsg"], row["gsd_m"], row["acquired_at"]), []).append(row["detection_id"])
+    for (epsg, gsd_m, at), ids in groups.items():
+        yield epsg, gsd_m, at, ids
+
+
+def _mask(outline: shapely.Geometry, grid: ChipGrid) -> NDArray[np.bool_]:
+    shape = (grid.height, grid.width)
+    return np.asarray(rasterize([outline], out_shape=shape, transform=grid.affine, dtype="uint8") > 0)
+
+
+def _observation(
+    chip: RasterChip, outline: shapely.Geometry, everything: NDArray[np.object_], ring_m: float
+) -> Observation:
+    near = everything[shapely.intersects(everything, chip.grid.footprint)]
+    ring = _mask(outline.buffer(ring_m), chip.grid)
+    return observed(chip, fractions_of(outline, chip.grid), fractions_of(shapely.union_all(near), chip.grid), ring)

@@ -1,0 +1,200 @@
+"""Rules of validation on very-high-resolution imagery: each node is one rule, its docstring its formula and source.
+
+These carry the verdict where an object is too small for multispectral pixels. Colours are CIELAB units; anchors of the
+scales are set by hand from what modules are made of, log-odds likewise. The calibrated model uses the measurements, not
+the anchors.
+"""
+
+from typing import Any
+
+from hamilton.function_modifiers import tag
+
+from dataflows._findings import finding, scaled
+from dataflows.validation_imagery import VhrView
+from utils.evidence import Finding, abstains
+from utils.texture_evidence import Texture, grown, likeness
+
+Findings = dict[str, Finding]
+_FEW = "too few pixels to describe"
+
+
+@tag(stage="validation")
+def module_grid(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[str, list[VhrView]]) -> Findings:
+    """Regularity at the pitch of modules: ``max ρ(d) − ρ(d/2)`` over 0.8 m ≤ |d| ≤ 2.4 m, ρ the masked
+    autocorrelation of lightness inside (``utils.texture_evidence.module_regularity``; Padfield 2012).
+
+    Abstains at more than 0.4 m per pixel, where joints cannot be seen. Furrows and film on fields repeat as well, so that
+    a lattice alone does not settle it.
+    """  # fmt: skip
+    found = {}
+    for one, own in _own(vhr_textures).items():
+        if own is None or own.regularity is None:
+            found[one] = abstains("module_grid", "too few or too coarse pixels to see joints of modules")
+            continue
+        odds = scaled(own.regularity, 0.15, 0.7, against=0.75, speaks_for=1.25)
+        words = f"{'repeats' if odds > 0 else 'does not repeat'} at the pitch of modules ({own.regularity:+.2f})"
+        found[one] = finding(
+            "module_grid", own.regularity, "-1 to 2", odds, words, order=own.order, **_from(vhr_views[one][0])
+        )
+    return found
+
+
+@tag(stage="validation")
+def panel_colour(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[str, list[VhrView]]) -> Findings:
+    """How much bluer it is than its surroundings, ``b(ring) − b(inside)`` of median CIELAB colours.
+
+    Silicon cells under an antireflective layer are bluish to black (Czirjak 2017); roofs, soil and plants are warmer.
+    Lightness, blueness, the green-red axis and the whole contrast are details.
+    """
+    found = {}
+    for one, own in _own(vhr_textures).items():
+        if own is None:
+            found[one] = abstains("panel_colour", _FEW)
+            continue
+        odds = scaled(own.bluer, 2.0, 14.0, against=1.0, speaks_for=1.0)
+        if own.redness < -4:
+            odds = min(odds, -1.0)
+        words = f"{own.bluer:+.0f} bluer than around, lightness {own.lightness:.0f}"
+        parts = {name: getattr(own, name) for name in ("lightness", "blueness", "redness", "contrast", "darker")}
+        found[one] = finding("panel_colour", own.bluer, "CIELAB", odds, words, **parts, **_from(vhr_views[one][0]))
+    return found
+
+
+@tag(stage="validation")
+def sharp_outline(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[str, list[VhrView]]) -> Findings:
+    """Mean gradient of lightness across the outline, L per metre (Scharr operator).
+
+    The rim of an array is a step of 1 to 2 pixels; a patch found within one surface has none.
+    """
+    found = {}
+    for one, own in _own(vhr_textures).items():
+        if own is None:
+            found[one] = abstains("sharp_outline", _FEW)
+            continue
+        odds = scaled(own.edge, 4.0, 10.0, against=0.75, speaks_for=0.5)
+        words = f"outline {'blurred' if odds < 0 else 'clear'}: {own.edge:.1f} L per metre"
+        found[one] = finding("sharp_outline", own.edge, "L/m", odds, words, **_from(vhr_views[one][0]))
+    return found
+
+
+@tag(stage="validation")
+def smooth_surface(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[str, list[VhrView]]) -> Findings:
+    """Standard deviation of lightness inside without its slow part: roads, water, dark roofs and shade are even.
+
+    Joints and cells of modules give 2 and more at 0.3 m and better; asphalt, roofing felt, slate, water and shaded ground
+    under 1.5. Only where joints could be seen (0.4 m and finer). Two sides of one contrast: a surface that is even and
+    hardly differs from its surroundings is a part of them.
+    """
+    found = {}
+    for one, own in _own(vhr_textures).items():
+        view = vhr_views[one][0]
+        if own is None or own.regularity is None:
+            found[one] = abstains("smooth_surface", _FEW)
+            continue
+        odds = scaled(own.roughness, 1.2, 2.2, against=1.25, speaks_for=0.25)
+        if own.contrast < 8 and odds < 0:
+            odds -= 0.75
+        words = f"{'even' if odds < 0 else 'structured'} surface: lightness varies by {own.roughness:.1f}"
+        found[one] = finding("smooth_surface", own.roughness, "L", odds, words, contrast=own.contrast, **_from(view))
+    return found
+
+
+@tag(stage="validation")
+def cast_shadow(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[str, list[VhrView]]) -> Findings:
+    """Darkness without structure: ``L(ring) − L(inside) > 10`` and an even surface is shade.
+
+    A shadow keeps the texture of the ground at a fraction of its contrast, and turns bluish, because the sky lights it
+    (Finlayson et al. 2006, IEEE TPAMI 28(1)); so blue alone does not speak for modules there. The multispectral scene
+    class of shadow is looked at by ``cloud_cover``.
+    """
+    found = {}
+    for one, own in _own(vhr_textures).items():
+        if own is None:
+            found[one] = abstains("cast_shadow", _FEW)
+            continue
+        odds = 0.0
+        if own.darker > 10 and own.lightness < 45:
+            odds = scaled(own.roughness, 1.0, 2.0, against=2.0, speaks_for=0.0)
+        words = f"{own.darker:+.0f} darker than around" + (", without structure: shade" if odds <= -1 else "")
+        found[one] = finding(
+            "cast_shadow", own.darker, "L", odds, words, roughness=own.roughness, **_from(vhr_views[one][0])
+        )
+    return found
+
+
+@tag(stage="validation")
+def day_likeness(vhr_views: dict[str, list[VhrView]]) -> dict[str, float | None]:
+    """Detection id → correlation of lightness on and 1 m around it between its two nearest VHR days; None without."""
+    return {one: _likeness(views) for one, views in vhr_views.items()}
+
+
+@tag(stage="validation")
+def parked_vehicle(
+    vhr_textures: dict[str, list[Texture | None]],
+    vhr_views: dict[str, list[VhrView]],
+    outline_shapes: dict[str, dict[str, float]],
+    day_likeness: dict[str, float | None],
+) -> Findings:
+    """Size of a car and gone on another day: 3 to 6.5 m by 1.4 to 3.2 m, 5 to 18 m² (vehicle class M1: 4 to 5 m × 1.8 m).
+
+    Against, where the image of another day does not correlate with it (below 0.5); half of it where there is no other day.
+    A module grid takes it back. Many such blobs side by side are a car park.
+    """
+    found = {}
+    for one, own in _own(vhr_textures).items():
+        shape, views = outline_shapes[one], vhr_views[one]
+        same = day_likeness[one]
+        sized = 3 <= shape["length_m"] <= 6.5 and 1.4 <= shape["width_m"] <= 3.4 and 5 <= shape["area_m2"] <= 18
+        odds = 0.0
+        if sized and own is not None:
+            odds = -1.0 if same is None else scaled(same, 0.5, 0.9, against=2.0, speaks_for=0.0)
+            odds *= 1.0 if (own.regularity or 0) < 0.6 else 0.5
+        words = "the size of a car" if sized else "not the size of a car"
+        words += "" if same is None else f", {'gone' if same < 0.6 else 'also there'} on the other day"
+        found[one] = finding("parked_vehicle", shape["length_m"], "m", odds, words, likeness=same, **_from(views[0]))
+    return found
+
+
+@tag(stage="validation")
+def visual_persistence(
+    vhr_views: dict[str, list[VhrView]],
+    vhr_textures: dict[str, list[Texture | None]],
+    day_likeness: dict[str, float | None],
+) -> Findings:
+    """Correlation of lightness on and 1 m around the object between its two nearest VHR days, −1 to 1.
+
+    What stands on both days correlates. A thing that is new does not, and is not worse for it: arrays get built; so a low
+    value is neutral. Figures of the other day are details.
+    """
+    found = {}
+    for one, views in vhr_views.items():
+        same = day_likeness[one]
+        if same is None:
+            found[one] = abstains("visual_persistence", "seen on one VHR day alone, or without structure")
+            continue
+        other = vhr_textures[one][1]
+        words = f"{'the same' if same > 0.75 else 'different'} on {views[1].chip.acquired_at:%Y-%m-%d} (correlation {same:+.2f})"
+        past = {} if other is None else {"other_regularity": other.regularity, "other_bluer": other.bluer}
+        found[one] = finding(
+            "visual_persistence", same, "-1 to 1", scaled(same, 0.7, 0.95, against=0.0, speaks_for=0.3), words,
+            scene_ids=(*views[0].chip.scene_ids, *views[1].chip.scene_ids), acquired_at=views[0].chip.acquired_at, **past,
+        )  # fmt: skip
+    return found
+
+
+def _own(textures: dict[str, list[Texture | None]]) -> dict[str, Texture | None]:
+    """What was measured on the day a detection was found on."""
+    return {one: days[0] for one, days in textures.items()}
+
+
+def _likeness(views: list[VhrView]) -> float | None:
+    if len(views) < 2 or views[0].chip.data.shape != views[1].chip.data.shape:
+        return None
+    first, second = views[:2]
+    reach = max(1, round(1.0 / first.chip.grid.gsd_m))
+    near = grown(first.mask, reach) & first.chip.valid & second.chip.valid
+    return likeness(first.chip.data, second.chip.data, near)
+
+
+def _from(view: VhrView) -> dict[str, Any]:
+    return {"scene_ids": view.chip.scene_ids, "acquired_at": view.chip.acquired_at}
