@@ -32,6 +32,10 @@ class Truth:
         self._shapes = [geometry for _, geometry in features]
         self._tree = shapely.STRtree(self._shapes)
 
+    def __len__(self) -> int:
+        """Polygons."""
+        return len(self._shapes)
+
     def on(self, grid: ChipGrid, footprint: shapely.Geometry, day: date) -> list[shapely.Geometry]:
         """Polygons that touch a chip and stood on that day, in the CRS of its grid."""
         near = self._tree.query(footprint, predicate="intersects")
