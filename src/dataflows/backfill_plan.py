@@ -56,7 +56,7 @@ class BackfillPlan:
     failures: list[Failure]
     """Detections and chips that cannot be used."""
     held_out: int
-    """Accepted and rejected detections that lie on no chip that may learn: test ground, guard, no imagery of the day."""
+    """Accepted and rejected detections on no chip that may learn: test ground, guard, no imagery of their day."""
     made_once: Mapping[str, Any]
     """Results all tasks share."""
     planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
