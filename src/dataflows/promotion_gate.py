@@ -134,8 +134,9 @@ def run_gate(
     truth_rows(store)
     scores = [_scores(checkpoint, store, settings) for checkpoint in (current_checkpoint, candidate_checkpoint)]
     cells = scores[0]["split_cell"].to_numpy()
+    current, candidate = (_counts(table) for table in scores)
     found = paired_differences(
-        *(_counts(table) for table in scores), cells, draws=settings.draws, level=settings.level, seed=settings.seed
+        current, candidate, cells, draws=settings.draws, level=settings.level, seed=settings.seed
     )
     allowed = {name: min(one.noise, settings.tolerance) for name, one in found.items()}
     falls = _falls(found, allowed)
