@@ -1,10 +1,10 @@
 """The flywheel's engine on stages that do nothing: order, receipts, models handed on, and going on after a kill."""
 
-import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_with_the_stage_under_way(tmp_path):
     code = f"""
         import os, signal, sys
         from pathlib import Path
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_flywheel import Stages, turned
         stages = Stages()
         def killed(context):
