@@ -252,12 +252,17 @@ class _Planner:
             if number in same:
                 row = _asked_again(by_id[same[number]], row)
             asked.setdefault(row["prompt_id"], row)
-        for at, clipped in self._on(place, "confirm") if self.settings.replace_confirmed else []:
-            for prompt in own:
+        for at, clipped in self._on(place, "confirm"):
+            for prompt in own if self._may_replace(self.rows[at]) else []:
                 if prompt["label_id"] == self.rows[at]["label_id"]:
                     row = _asked_again(prompt, self._prompt(at, place.uuid, clipped))
                     asked.setdefault(row["prompt_id"], row)
         return list(asked.values())
+
+    def _may_replace(self, detection: Mapping[str, Any]) -> bool:
+        """Whether a confirmed detection asks for its label's mask again: one that is another size may be part of it."""
+        iou = detection["match_iou"]
+        return self.settings.replace_confirmed and (iou is None or iou >= self.settings.replace_iou)
 
     def _prompt(self, at: int, uuid: str, clipped: bool) -> dict[str, Any]:
         label, shape = self.label_rows[at], self.shapes[at]

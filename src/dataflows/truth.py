@@ -36,6 +36,10 @@ class Truth:
         """All polygons that stood on that day, in EPSG:4326."""
         return [shape for shape, when in zip(self._shapes, self._built, strict=True) if when is None or when <= day]
 
+    def __len__(self) -> int:
+        """Polygons."""
+        return len(self._shapes)
+
     def on(self, grid: ChipGrid, footprint: shapely.Geometry, day: date) -> list[shapely.Geometry]:
         """Polygons that touch a chip and stood on that day, in the CRS of its grid."""
         near = self._tree.query(footprint, predicate="intersects")

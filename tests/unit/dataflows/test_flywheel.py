@@ -53,9 +53,9 @@ class Stages(dict):
             "fit": {"checkpoint": "m0.ckpt", "table_version": 1},
             "discover": {"search_id": f"s{number}"},
             "backfill": {"generation": number},
-            "candidate": {"checkpoint": f"m{number}.ckpt", "table_version": 10 + number},
-            "gate": {"promoted": number in self.promoted},
-            "promote": {"tag": f"t{number}"} if number in self.promoted else {},
+            "candidate": {"checkpoint": f"m{number}.ckpt"},
+            "gate": {"promoted": number in self.promoted, "tag": None, "table_version": 0}
+            | ({"tag": f"t{number}", "table_version": 10 + number} if number in self.promoted else {}),
         }.get(name, {})
         metrics = {"recall_before": 0.5 + number / 10, "recall_after": 0.4 + number / 10} if name == "measure" else {}
         counts = {"detections": 100 + number} if name == "discover" else {}
