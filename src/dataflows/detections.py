@@ -64,7 +64,7 @@ def unmatched_detections(
     search_id: str,
     model_id: str,
     model: str,
-    run_id: str,
+    discovery_run_id: str,
     search_raster: ChipGrid,
     h3_resolution: int,
 ) -> pa.Table:
@@ -74,7 +74,7 @@ def unmatched_detections(
         search_id=search_id,
         model_id=model_id,
         model=model,
-        run_id=run_id,
+        run_id=discovery_run_id,
         gsd_m=search_raster.gsd_m,
         h3_resolution=h3_resolution,
     )

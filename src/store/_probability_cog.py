@@ -17,11 +17,12 @@ from utils.errors import RasterWriteError
 from utils.search_blocks import PROBABILITY_NODATA, PROBABILITY_SCALE, SearchBlock
 from utils.types import ChipGrid
 
+_TILE: Final = "512"
 _COG: Final = {
     "driver": "COG",
     "compress": "DEFLATE",
     "level": 6,
-    "blocksize": 512,
+    "blocksize": _TILE,
     "overview_resampling": "AVERAGE",
     "bigtiff": "IF_SAFER",
     "num_threads": "ALL_CPUS",
@@ -73,7 +74,7 @@ def _vrt(raster: ChipGrid, parts: Sequence[tuple[SearchBlock, Path]], tags: Mapp
     facts = _leaf(root, "Metadata")
     for key, value in sorted({**tags, "probability_scale": f"1/{PROBABILITY_SCALE}", "AREA_OR_POINT": "Area"}.items()):
         _leaf(facts, "MDI", value, key=key)
-    band = _leaf(root, "VRTRasterBand", dataType="Byte", band="1")
+    band = _leaf(root, "VRTRasterBand", dataType="Byte", band="1", blockXSize=_TILE, blockYSize=_TILE)
     _leaf(band, "Description", "probability of photovoltaics")
     _leaf(band, "NoDataValue", str(PROBABILITY_NODATA))
     _leaf(band, "ColorInterp", "Gray")
