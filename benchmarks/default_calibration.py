@@ -8,12 +8,15 @@ Run it again whenever the default segmenter or refinement changes: a test says w
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataflows import drivers
 from dataflows.calibrate_command import calibrated, figures, print_calibration
 from dataflows.config import load
+from dataflows.mask_truth import MeasuredStore
 from store import calibration_files
+from utils.calibration import Calibration
 
 SEEDS = (42, 43, 44)
 TARGET = Path(calibration_files.__file__).with_name(calibration_files.DEFAULT_FILE)
@@ -29,6 +32,13 @@ def built_region(root: Path, seed: int) -> tuple[str, Path]:
     return config.store, Path(str(config.truth))
 
 
+def fitted_on_regions(folder: Path, seeds: Sequence[int]) -> tuple[Calibration, MeasuredStore]:
+    """The calibration fitted on the sample regions of these seeds, made under ``folder``, and their masks."""
+    places = [built_region(folder / str(seed), seed) for seed in seeds]
+    names = [f"sample region demo, seed {seed}" for seed in seeds]
+    return calibrated(places, names=names, seeds=seeds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
@@ -36,9 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write to this file instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        places = [built_region(Path(folder) / str(seed), seed) for seed in arguments.seeds]
-        names = [f"sample region demo, seed {seed}" for seed in arguments.seeds]
-        calibration, measured = calibrated(places, names=names, seeds=arguments.seeds)
+        calibration, measured = fitted_on_regions(Path(folder), arguments.seeds)
         target = arguments.out or (TARGET if arguments.write else Path(folder) / TARGET.name)
         calibration_files.write_calibration(calibration, target)
         print_calibration(calibration, target, measured, figures(measured.masks))

@@ -230,10 +230,12 @@ def _part_of(raster: ChipGrid, rows: Reach, columns: Reach) -> ChipGrid:
 
 def _mirror(chip: RasterChip, rows: Reach, columns: Reach) -> None:
     """Fill pixels beyond the raster's edge that hold no data with those mirrored at the edge, in place."""
-    outside = rows.outside[:, None] | columns.outside
-    if outside.any() and not chip.valid[outside].all():
-        row, column = np.nonzero(outside & ~chip.valid)
-        chip.data[:, row, column] = chip.data[:, rows.mirrored[row], columns.mirrored[column]]
+    for part in columns.beyond:
+        shown = chip.data[:, :, columns.mirrored[part]]
+        np.copyto(chip.data[:, :, part], shown, where=~chip.valid[:, part])
+    for part in rows.beyond:
+        shown = chip.data[:, rows.mirrored[part]]
+        np.copyto(chip.data[:, part], shown, where=~chip.valid[part])
 
 
 def _ahead(

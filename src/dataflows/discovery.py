@@ -1,11 +1,11 @@
 """The flow ``discover``: blocks to probabilities, probabilities to detections, detections beside known labels."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,7 @@ from utils.search_blocks import PROBABILITY_NODATA, SearchBlock
 
 Progress = Callable[[DiscoverySummary], None]
 BlockResult = tuple[SearchBlock, BlockProbabilities | Failure]
+BlockResults = Generator[BlockResult, None, None]
 
 
 def plan_discovery(config: DiscoveryConfig) -> DiscoveryPlan:
@@ -135,7 +136,9 @@ def _search_blocks(work: _Work) -> None:
             overlap_px=search.config.overlap_px,
             batch_size=search.config.batch_size,
         )
-        with closing(written_blocks(search.parts, _inside(found, search.outline))) as written:
+        written = cast("BlockResults", written_blocks(search.parts, _inside(found, search.outline)))
+        # threads that read ahead and write behind end with the iterator
+        with closing(written):
             for block, result in written:
                 _take(work, block, result, km2[block.block_id])
                 summary.seconds_searching = time.monotonic() - start

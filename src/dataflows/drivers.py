@@ -68,6 +68,17 @@ FLOWS: dict[str, Flow] = {
         outputs=("backfill_write",),
     ),
     "context": Flow(modules=("dataflows.ingest_context",), outputs=("chip_context", "context_write")),
+    "validate": Flow(
+        modules=(
+            "dataflows.validation_imagery",
+            "dataflows.spectral_validation",
+            "dataflows.visual_validation",
+            "dataflows.outline_validation",
+            "dataflows.validation_evidence",
+            "dataflows.mask_agreement",
+        ),
+        outputs=("detection_findings", "imagery_failures", "mask_agreement"),
+    ),
     "discover": Flow(
         modules=(
             "dataflows.ingest_context",

@@ -1,4 +1,4 @@
-"""Rules of validation on outline, score and known labels: each node is one rule, its docstring its formula and source."""
+"""Rules of validation on outline, score and labels: each node is one rule, its docstring its formula and source."""
 
 import numpy as np
 import pyarrow as pa
@@ -30,15 +30,17 @@ def outline_shapes(detection_outlines: dict[str, shapely.Geometry], readable: li
 def model_score(detections: pa.Table, readable: list[str]) -> Findings:
     """Mean probability of the detector over the object's pixels, ``logit(p)`` taken at half weight.
 
-    Pixels are chosen by a threshold on the same probability, so that it lies above it; networks are over-confident (Guo et
-    al. 2017, ICML), hence the half weight.
+    Pixels are chosen by a threshold on the same probability, so that it lies above it; networks are over-confident
+    (Guo et al. 2017, ICML), hence the half weight.
     """
     rows = {row["detection_id"]: row for row in detections.select(["detection_id", "score", "score_p90"]).to_pylist()}
     found = {}
     for one in readable:
         score, high = rows[one]["score"], rows[one]["score_p90"]
         odds = scaled(score, 0.55, 0.92, against=1.0, speaks_for=1.25)
-        found[one] = finding("model_score", score, "0-1", odds, f"detector's mean probability {score:.2f}", p90=high)
+        found[one] = finding(
+            "model_score", score, "0-1", odds, f"detector's mean probability {score:.2f}", details={"p90": high}
+        )
     return found
 
 
@@ -59,8 +61,7 @@ def plausible_size(outline_shapes: dict[str, dict[str, float]]) -> Findings:
             "m²",
             odds,
             f"area {area:.0f} m²",
-            length_m=shape["length_m"],
-            width_m=shape["width_m"],
+            details={name: shape[name] for name in ("length_m", "width_m")},
         )
     return found
 
@@ -77,8 +78,8 @@ def plausible_shape(outline_shapes: dict[str, dict[str, float]]) -> Findings:
         value = shape["rectangularity"]
         odds = scaled(value, 0.55, 0.85, against=1.0, speaks_for=0.5)
         words = f"{'ragged' if odds < 0 else 'rectangular'} outline: fills {value:.0%} of its rectangle"
-        parts = {name: shape[name] for name in ("elongation", "compactness", "solidity")}
-        found[one] = finding("plausible_shape", value, "0-1", odds, words, **parts)
+        parts: dict[str, float | None] = {name: shape[name] for name in ("elongation", "compactness", "solidity")}
+        found[one] = finding("plausible_shape", value, "0-1", odds, words, details=parts)
     return found
 
 
@@ -97,7 +98,7 @@ def known_pv(
         distance, matched = label_distances.get(one), rows[one]["match"] == "confirmed"
         if matched:
             found[one] = finding(
-                "known_pv", distance or 0.0, "m", 2.0, "a known label marks it", iou=rows[one]["match_iou"]
+                "known_pv", distance or 0.0, "m", 2.0, "a known label marks it", details={"iou": rows[one]["match_iou"]}
             )
         elif distance is None:
             found[one] = abstains("known_pv", "no labels to compare with")

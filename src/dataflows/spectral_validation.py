@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from hamilton.function_modifiers import tag
 
-from dataflows._findings import finding, scaled
+from dataflows._findings import Together, finding, scaled
 from dataflows.validation_config import ValidationRules
 from utils.evidence import Finding, abstains
 from utils.reference_spectra import resemblance
@@ -48,8 +48,8 @@ def cloud_cover(
 ) -> Findings:
     """Clear effective pixels: ``Σ f`` over pixels of kept scene classes, f the area fraction of the object.
 
-    Says whether spectral rules can speak at all; never for or against. Scene classes: Sentinel-2 L2A product definition,
-    kept ones as in ``utils.scl``. A large object that is clear on no date cannot be verified.
+    Says whether spectral rules can speak at all; never for or against. Scene classes: Sentinel-2 L2A product
+    definition, kept ones as in ``utils.scl``. A large object that is clear on no date cannot be verified.
     """
     areas = dict(zip(detections["detection_id"].to_pylist(), detections["area_m2"].to_pylist(), strict=True))
     found = {}
@@ -58,8 +58,8 @@ def cloud_cover(
         pixels = areas[one] / 100.0
         if seen is not None:
             found[one] = finding(
-                "cloud_cover", seen.clear_px, "px", 0.0, f"clear on {seen.acquired_at:%Y-%m-%d}, {seen.clear_px:.0f} effective pixels",
-                cloud_share=seen.cloud_share, effective_px=seen.effective_px, **_from(seen),
+                "cloud_cover", seen.clear_px, "px", 0.0, _clear_words(seen), seen=seen,
+                details={"cloud_share": seen.cloud_share, "effective_px": seen.effective_px},
             )  # fmt: skip
         elif pixels < rules.min_effective_px:
             words = f"{pixels:.1f} multispectral pixels are too few to say anything"
@@ -98,7 +98,7 @@ def open_water(clear_observations: dict[str, Observation | None]) -> Findings:
         words = f"{'looks like water' if wet else 'not like water'}: MNDWI {mndwi:+.2f}, near infrared {nir:.2f}"
         found[one] = finding(
             "open_water", mndwi, "-1 to 1", odds, words, decisive=bool(wet and mndwi > 0.15 and nir < 0.08),
-            ndwi=seen.index("ndwi"), nir=nir, water_share=seen.water_share, **_from(seen),
+            seen=seen, details={"ndwi": seen.index("ndwi"), "nir": nir, "water_share": seen.water_share},
         )  # fmt: skip
     return found
 
@@ -118,7 +118,7 @@ def vegetation_cover(clear_observations: dict[str, Observation | None]) -> Findi
         words = f"{'green' if ndvi > 0.45 else 'not green'}: NDVI {ndvi:+.2f}"
         found[one] = finding(
             "vegetation_cover", ndvi, "-1 to 1", odds, words, decisive=ndvi > 0.65,
-            ring_z=seen.z.get("ndvi"), **_from(seen),
+            seen=seen, details={"ring_z": seen.z.get("ndvi")},
         )  # fmt: skip
     return found
 
@@ -128,8 +128,8 @@ def bright_cover(clear_observations: dict[str, Observation | None]) -> Findings:
     """Mean visible reflectance ``(B02 + B03 + B04)/3`` of the object: plastic film, glass houses, white roofs.
 
     Modules absorb the visible, 0.05 to 0.12 from above (Czirjak 2017, J. Appl. Remote Sens. 11(2)); plastic film and
-    greenhouse glass over crops reflect 0.15 to 0.4 and scatter the near infrared (Yang et al. 2017, ISPRS J. 128, plastic
-    greenhouse index). Decisive above 0.25.
+    greenhouse glass over crops reflect 0.15 to 0.4 and scatter the near infrared (Yang et al. 2017, ISPRS J. 128,
+    plastic greenhouse index). Decisive above 0.25.
     """
     found = {}
     for one, seen in clear_observations.items():
@@ -141,7 +141,7 @@ def bright_cover(clear_observations: dict[str, Observation | None]) -> Findings:
         words = f"{'brighter than modules' if odds < 0 else 'as dark as modules'}: visible reflectance {visible:.2f}"
         found[one] = finding(
             "bright_cover", visible, "reflectance 0-1", odds, words, decisive=visible > 0.25,
-            ring_z=seen.z.get("br"), nir=seen.band("B08"), **_from(seen),
+            seen=seen, details={"ring_z": seen.z.get("br"), "nir": seen.band("B08")},
         )  # fmt: skip
     return found
 
@@ -171,9 +171,8 @@ def pv_spectrum(clear_observations: dict[str, Observation | None]) -> Findings:
             "rad",
             odds,
             words,
-            pv_angle=near.pv_angle,
-            other_angle=near.other_angle,
-            **_from(seen),
+            seen=seen,
+            details={"pv_angle": near.pv_angle, "other_angle": near.other_angle},
         )
     return found
 
@@ -193,9 +192,9 @@ def ring_contrast(clear_observations: dict[str, Observation | None]) -> Findings
         z = seen.z["ndpvi"]
         odds = scaled(z, -2.0, 3.0, against=1.0, speaks_for=0.75)
         words = f"NDPVI {abs(z):.1f} standard errors {'above' if z > 0 else 'below'} the surroundings"
-        others = {f"{name}_z": value for name, value in seen.z.items()}
+        others: dict[str, float | None] = {f"{name}_z": value for name, value in seen.z.items()}
         found[one] = finding(
-            "ring_contrast", z, "standard errors", odds, words, ring_px=seen.ring_px, **_from(seen), **others
+            "ring_contrast", z, "standard errors", odds, words, seen=seen, details={"ring_px": seen.ring_px} | others
         )
     return found
 
@@ -216,14 +215,14 @@ def spectral_persistence(msi_observations: dict[str, list[Observation]], rules: 
         first, second = clear[:2]
         norm = float(np.linalg.norm(first.object) * np.linalg.norm(second.object))
         angle = float(np.arccos(np.clip(first.object @ second.object / max(norm, 1e-9), -1, 1)))
-        pair = f"{min(first.acquired_at, second.acquired_at):%Y-%m-%d} and {max(first.acquired_at, second.acquired_at):%Y-%m-%d}"
+        pair = " and ".join(f"{at:%Y-%m-%d}" for at in sorted((first.acquired_at, second.acquired_at)))
         words = f"{'the same' if angle < 0.1 else 'changed'} between {pair}: {angle:.2f} rad"
         found[one] = finding(
             "spectral_persistence", angle, "rad", scaled(angle, 0.15, 0.05, against=0.0, speaks_for=0.3), words,
-            scene_ids=(*first.scene_ids, *second.scene_ids), acquired_at=first.acquired_at,
+            seen=Together(first, second),
         )  # fmt: skip
     return found
 
 
-def _from(seen: Observation) -> dict[str, object]:
-    return {"scene_ids": seen.scene_ids, "acquired_at": seen.acquired_at}
+def _clear_words(seen: Observation) -> str:
+    return f"clear on {seen.acquired_at:%Y-%m-%d}, {seen.clear_px:.0f} effective pixels"

@@ -7,7 +7,7 @@ from dataflows._settings import section
 from dataflows.discovery_config import DiscoveryConfig
 from utils.errors import ConfigError
 
-MASK_AGREEMENT = ("off", "review", "all")
+MASK_AGREEMENT = ("none", "review", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,11 @@ class ValidationRules:
     near_pv_m: float = 100.0
     """Distance within which known photovoltaics speak for a detection, metres."""
     mask_agreement: str = "review"
-    """Which detections the mask factory is asked about: ``off``, ``review`` (those left undecided) or ``all``."""
+    """Which detections the mask factory is asked about: ``none``, ``review`` (those left undecided) or ``all``."""
     mask_side_px: int = 96
     """Longest side of an object in the image the mask factory is shown; larger ones are shown coarser, pixels."""
     model: str = "auto"
-    """``auto`` fits a model where labels suffice, ``off`` uses rules alone, anything else is a file of a model."""
+    """``auto`` fits a model where labels suffice, ``none`` uses rules alone, anything else is a file of a model."""
     least_labels: int = 40
     """Fewest confirmed and fewest background detections a model is fitted on."""
     negative_m: float = 15.0
@@ -61,7 +61,7 @@ class ValidationRules:
         if min(self.negative_m, self.labelled_m, self.near_pv_m) < 0:
             problems.append("negative_m, labelled_m and near_pv_m are distances, 0 or more")
         if not self.model:
-            problems.append("model is auto, off or a file")
+            problems.append("model is auto, none or a file")
         if problems:
             raise ConfigError("validation: " + "; ".join(problems))
 

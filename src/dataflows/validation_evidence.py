@@ -32,12 +32,6 @@ def detection_findings(by_rule: list[dict[str, Finding]], readable: list[str]) -
     return {one: [found[one] for found in by_rule] for one in readable}
 
 
-@tag(stage="validation")
-def evidence_rows(detection_findings: dict[str, list[Finding]], evidence_recipe: str, run_id: str) -> pa.Table:
-    """One row per finding, schema ``EVIDENCE``."""
-    return rows_of(detection_findings, evidence_recipe, run_id)
-
-
 def rows_of(findings: dict[str, list[Finding]], recipe: str, run_id: str) -> pa.Table:
     """Findings as rows of ``evidence``.
 

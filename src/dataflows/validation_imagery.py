@@ -14,10 +14,11 @@ from rasterio.features import rasterize
 
 from dataflows._search_imagery import Pixels
 from dataflows.validation_config import ValidationRules
+from utils.area import FRACTION_SCALE, area_fractions
 from utils.errors import AegirError, NoImageryError
 from utils.failures import Failure
 from utils.geo import reproject
-from utils.spectral_evidence import Observation, fractions_of, observed
+from utils.spectral_evidence import Observation, observed
 from utils.texture_evidence import Texture, texture
 from utils.types import ChipGrid, RasterChip
 
@@ -25,6 +26,10 @@ PAD_M = 6.0
 """Ground around an object that its VHR window shows."""
 MSI_GSD_M = 10.0
 """Ground sample distance multispectral pixels are counted in."""
+
+
+FINE_PX = 10
+"""Fine pixels per multispectral pixel and axis that area fractions are counted in."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,4 +163,12 @@ def _observation(
 ) -> Observation:
     near = everything[shapely.intersects(everything, chip.grid.footprint)]
     ring = _mask(outline.buffer(ring_m), chip.grid)
-    return observed(chip, fractions_of(outline, chip.grid), fractions_of(shapely.union_all(near), chip.grid), ring)
+    return observed(chip, _fractions(outline, chip.grid), _fractions(shapely.union_all(near), chip.grid), ring)
+
+
+def _fractions(outline: shapely.Geometry, grid: ChipGrid) -> NDArray[np.float64]:
+    """Share of each pixel that an outline covers, 0 to 1, counted in fine pixels (``utils.area``)."""
+    a, b, c, d, e, f = grid.transform
+    transform = (a / FINE_PX, b / FINE_PX, c, d / FINE_PX, e / FINE_PX, f)
+    fine = ChipGrid(epsg=grid.epsg, transform=transform, height=grid.height * FINE_PX, width=grid.width * FINE_PX)
+    return np.asarray(area_fractions(_mask(outline, fine).astype(np.uint8), fine, grid) / FRACTION_SCALE, np.float64)

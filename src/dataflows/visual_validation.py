@@ -5,11 +5,10 @@ scales are set by hand from what modules are made of, log-odds likewise. The cal
 the anchors.
 """
 
-from typing import Any
-
+import numpy as np
 from hamilton.function_modifiers import tag
 
-from dataflows._findings import finding, scaled
+from dataflows._findings import Together, finding, scaled
 from dataflows.validation_imagery import VhrView
 from utils.evidence import Finding, abstains
 from utils.texture_evidence import Texture, grown, likeness
@@ -20,12 +19,12 @@ _FEW = "too few pixels to describe"
 
 @tag(stage="validation")
 def module_grid(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[str, list[VhrView]]) -> Findings:
-    """Regularity at the pitch of modules: ``max ρ(d) − ρ(d/2)`` over 0.8 m ≤ |d| ≤ 2.4 m, ρ the masked
-    autocorrelation of lightness inside (``utils.texture_evidence.module_regularity``; Padfield 2012).
+    """Regularity at the pitch of modules: ``max ρ(d) − ρ(d/2)`` over 0.8 m ≤ |d| ≤ 2.4 m.
 
-    Abstains at more than 0.4 m per pixel, where joints cannot be seen. Furrows and film on fields repeat as well, so that
-    a lattice alone does not settle it.
-    """  # fmt: skip
+    ρ is the masked autocorrelation of lightness inside (``utils.texture_evidence.module_regularity``; Padfield 2012).
+    Abstains at more than 0.4 m per pixel, where joints cannot be seen. Furrows and film on fields repeat as well: a
+    lattice alone does not settle it.
+    """
     found = {}
     for one, own in _own(vhr_textures).items():
         if own is None or own.regularity is None:
@@ -34,7 +33,13 @@ def module_grid(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[s
         odds = scaled(own.regularity, 0.15, 0.7, against=0.75, speaks_for=1.25)
         words = f"{'repeats' if odds > 0 else 'does not repeat'} at the pitch of modules ({own.regularity:+.2f})"
         found[one] = finding(
-            "module_grid", own.regularity, "-1 to 2", odds, words, order=own.order, **_from(vhr_views[one][0])
+            "module_grid",
+            own.regularity,
+            "-1 to 2",
+            odds,
+            words,
+            seen=vhr_views[one][0].chip,
+            details={"order": own.order},
         )
     return found
 
@@ -55,8 +60,12 @@ def panel_colour(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[
         if own.redness < -4:
             odds = min(odds, -1.0)
         words = f"{own.bluer:+.0f} bluer than around, lightness {own.lightness:.0f}"
-        parts = {name: getattr(own, name) for name in ("lightness", "blueness", "redness", "contrast", "darker")}
-        found[one] = finding("panel_colour", own.bluer, "CIELAB", odds, words, **parts, **_from(vhr_views[one][0]))
+        parts: dict[str, float | None] = {
+            name: getattr(own, name) for name in ("lightness", "blueness", "redness", "contrast", "darker")
+        }
+        found[one] = finding(
+            "panel_colour", own.bluer, "CIELAB", odds, words, seen=vhr_views[one][0].chip, details=parts
+        )
     return found
 
 
@@ -73,7 +82,7 @@ def sharp_outline(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict
             continue
         odds = scaled(own.edge, 4.0, 10.0, against=0.75, speaks_for=0.5)
         words = f"outline {'blurred' if odds < 0 else 'clear'}: {own.edge:.1f} L per metre"
-        found[one] = finding("sharp_outline", own.edge, "L/m", odds, words, **_from(vhr_views[one][0]))
+        found[one] = finding("sharp_outline", own.edge, "L/m", odds, words, seen=vhr_views[one][0].chip)
     return found
 
 
@@ -81,8 +90,8 @@ def sharp_outline(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict
 def smooth_surface(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[str, list[VhrView]]) -> Findings:
     """Standard deviation of lightness inside without its slow part: roads, water, dark roofs and shade are even.
 
-    Joints and cells of modules give 2 and more at 0.3 m and better; asphalt, roofing felt, slate, water and shaded ground
-    under 1.5. Only where joints could be seen (0.4 m and finer). Two sides of one contrast: a surface that is even and
+    Joints and cells of modules give 2 and more at 0.3 m and better; asphalt, felt, slate, water and shaded ground under
+    1.5. Only where joints could be seen (0.4 m and finer). Two sides of one contrast: a surface that is even and
     hardly differs from its surroundings is a part of them.
     """
     found = {}
@@ -95,7 +104,9 @@ def smooth_surface(vhr_textures: dict[str, list[Texture | None]], vhr_views: dic
         if own.contrast < 8 and odds < 0:
             odds -= 0.75
         words = f"{'even' if odds < 0 else 'structured'} surface: lightness varies by {own.roughness:.1f}"
-        found[one] = finding("smooth_surface", own.roughness, "L", odds, words, contrast=own.contrast, **_from(view))
+        found[one] = finding(
+            "smooth_surface", own.roughness, "L", odds, words, seen=view.chip, details={"contrast": own.contrast}
+        )
     return found
 
 
@@ -117,7 +128,13 @@ def cast_shadow(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[s
             odds = scaled(own.roughness, 1.0, 2.0, against=2.0, speaks_for=0.0)
         words = f"{own.darker:+.0f} darker than around" + (", without structure: shade" if odds <= -1 else "")
         found[one] = finding(
-            "cast_shadow", own.darker, "L", odds, words, roughness=own.roughness, **_from(vhr_views[one][0])
+            "cast_shadow",
+            own.darker,
+            "L",
+            odds,
+            words,
+            seen=vhr_views[one][0].chip,
+            details={"roughness": own.roughness},
         )
     return found
 
@@ -135,9 +152,9 @@ def parked_vehicle(
     outline_shapes: dict[str, dict[str, float]],
     day_likeness: dict[str, float | None],
 ) -> Findings:
-    """Size of a car and gone on another day: 3 to 6.5 m by 1.4 to 3.2 m, 5 to 18 m² (vehicle class M1: 4 to 5 m × 1.8 m).
+    """Size of a car and gone on another day: 3 to 6.5 m by 1.4 to 3.4 m, 5 to 18 m² (cars are 4 to 5 m by 1.8 m).
 
-    Against, where the image of another day does not correlate with it (below 0.5); half of it where there is no other day.
+    Against, where the image of another day does not correlate with it; half of that where there is no other day.
     A module grid takes it back. Many such blobs side by side are a car park.
     """
     found = {}
@@ -151,7 +168,9 @@ def parked_vehicle(
             odds *= 1.0 if (own.regularity or 0) < 0.6 else 0.5
         words = "the size of a car" if sized else "not the size of a car"
         words += "" if same is None else f", {'gone' if same < 0.6 else 'also there'} on the other day"
-        found[one] = finding("parked_vehicle", shape["length_m"], "m", odds, words, likeness=same, **_from(views[0]))
+        found[one] = finding(
+            "parked_vehicle", shape["length_m"], "m", odds, words, seen=views[0].chip, details={"likeness": same}
+        )
     return found
 
 
@@ -163,8 +182,8 @@ def visual_persistence(
 ) -> Findings:
     """Correlation of lightness on and 1 m around the object between its two nearest VHR days, −1 to 1.
 
-    What stands on both days correlates. A thing that is new does not, and is not worse for it: arrays get built; so a low
-    value is neutral. Figures of the other day are details.
+    What stands on both days correlates. A thing that is new does not, and is not worse for it: arrays get built. So a
+    low value is neutral. Figures of the other day are details.
     """
     found = {}
     for one, views in vhr_views.items():
@@ -173,11 +192,13 @@ def visual_persistence(
             found[one] = abstains("visual_persistence", "seen on one VHR day alone, or without structure")
             continue
         other = vhr_textures[one][1]
-        words = f"{'the same' if same > 0.75 else 'different'} on {views[1].chip.acquired_at:%Y-%m-%d} (correlation {same:+.2f})"
-        past = {} if other is None else {"other_regularity": other.regularity, "other_bluer": other.bluer}
+        words = f"{'the same' if same > 0.75 else 'different'} on {views[1].chip.acquired_at:%Y-%m-%d} ({same:+.2f})"
+        past: dict[str, float | None] = (
+            {} if other is None else {"other_regularity": other.regularity, "other_bluer": other.bluer}
+        )
         found[one] = finding(
             "visual_persistence", same, "-1 to 1", scaled(same, 0.7, 0.95, against=0.0, speaks_for=0.3), words,
-            scene_ids=(*views[0].chip.scene_ids, *views[1].chip.scene_ids), acquired_at=views[0].chip.acquired_at, **past,
+            seen=Together(views[0].chip, views[1].chip), details=past,
         )  # fmt: skip
     return found
 
@@ -193,8 +214,4 @@ def _likeness(views: list[VhrView]) -> float | None:
     first, second = views[:2]
     reach = max(1, round(1.0 / first.chip.grid.gsd_m))
     near = grown(first.mask, reach) & first.chip.valid & second.chip.valid
-    return likeness(first.chip.data, second.chip.data, near)
-
-
-def _from(view: VhrView) -> dict[str, Any]:
-    return {"scene_ids": view.chip.scene_ids, "acquired_at": view.chip.acquired_at}
+    return likeness(np.asarray(first.chip.data, np.uint8), np.asarray(second.chip.data, np.uint8), near)

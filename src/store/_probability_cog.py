@@ -1,11 +1,9 @@
 """The raster of a whole search, streamed from its parts by GDAL's COG driver."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 from xml.etree import ElementTree as ET
 
 import rasterio
@@ -13,15 +11,17 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
+from store._durable_files import drop_leftovers, drop_unfinished, finish, unfinished
 from utils.errors import RasterWriteError
 from utils.search_blocks import PROBABILITY_NODATA, PROBABILITY_SCALE, SearchBlock
 from utils.types import ChipGrid
 
+_TILE: Final = "512"
 _COG: Final = {
     "driver": "COG",
     "compress": "DEFLATE",
     "level": 6,
-    "blocksize": 512,
+    "blocksize": _TILE,
     "overview_resampling": "AVERAGE",
     "bigtiff": "IF_SAFER",
     "num_threads": "ALL_CPUS",
@@ -36,26 +36,24 @@ def write_cog(
     Raises:
         RasterWriteError: the disk is full, or the place cannot be written.
     """
-    part = target.with_name(f".{target.name}.{os.getpid()}.{uuid4().hex[:8]}.part")
+    part = unfinished(target)
     listing = part.with_suffix(".vrt")
     free: int | str = "unknown"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        drop_leftovers(target.parent)
         free = shutil.disk_usage(target.parent).free
         listing.write_bytes(_vrt(raster, parts, tags))
         copy(listing, part, **_COG)
         _check_whole(part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(target)
+        finish(part, target)
     except (OSError, RasterioError, CPLE_BaseError) as error:
         raise RasterWriteError(
             f"{target} cannot be written ({error}); about {_bytes_needed(parts)} bytes are needed, {free} "
             "were free: make room or choose another place, then run again; finished blocks are kept"
         ) from error
     finally:
-        for left in target.parent.glob(f"{part.stem}*"):
-            left.unlink()
+        drop_unfinished(part)
     return target
 
 
@@ -73,7 +71,7 @@ def _vrt(raster: ChipGrid, parts: Sequence[tuple[SearchBlock, Path]], tags: Mapp
     facts = _leaf(root, "Metadata")
     for key, value in sorted({**tags, "probability_scale": f"1/{PROBABILITY_SCALE}", "AREA_OR_POINT": "Area"}.items()):
         _leaf(facts, "MDI", value, key=key)
-    band = _leaf(root, "VRTRasterBand", dataType="Byte", band="1")
+    band = _leaf(root, "VRTRasterBand", dataType="Byte", band="1", blockXSize=_TILE, blockYSize=_TILE)
     _leaf(band, "Description", "probability of photovoltaics")
     _leaf(band, "NoDataValue", str(PROBABILITY_NODATA))
     _leaf(band, "ColorInterp", "Gray")

@@ -26,8 +26,8 @@ MOST_ROWS = 1024
 class CommitBuffer:
     """Collects the tables of finished partitions and commits them every ``commit_every`` partitions.
 
-    ``training_data`` is written last: a row there says that its prompts, masks, candidates and errors are stored. A run killed
-    between two writes makes the same rows again, with the same keys.
+    ``training_data`` is written last: a row there says that its prompts, masks, candidates and errors are stored. A run
+    killed between two writes makes the same rows again, with the same keys.
     """
 
     def __init__(

@@ -29,10 +29,14 @@ class Reach:
     """Pixels of the raster along the axis."""
 
     @property
-    def outside(self) -> NDArray[np.bool_]:
-        """Which of them lie beyond the raster, shape (count,)."""
-        place = self.first + np.arange(self.count)
-        return np.asarray((place < 0) | (place >= self.raster_length))
+    def beyond(self) -> list[slice]:
+        """Those before the raster's first pixel, and those after its last, where there are any."""
+        last = self.raster_length - self.first
+        return [
+            part
+            for part in (slice(0, max(-self.first, 0)), slice(last, max(self.count, last)))
+            if part.stop > part.start
+        ]
 
     @property
     def mirrored(self) -> NDArray[np.int64]:

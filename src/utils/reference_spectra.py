@@ -6,8 +6,8 @@ curves; they are no measurements of ours and no copies of a library's records:
 - crystalline silicon under glass: 4 to 6 % in the visible and near infrared, where cells absorb; a steep rise beyond
   the band edge of silicon (1.1 µm), where light comes back from the rear sheet; a fall in the short-wave infrared with
   the hydrocarbon features of the encapsulant at 1.73 and 2.3 µm (Czirjak 2017, J. Appl. Remote Sens. 11(2), 026007;
-  Ji et al. 2021, Remote Sens. Environ. 266, 112692). Multicrystalline cells reflect more blue, from their antireflective
-  layer.
+  Ji et al. 2021, Remote Sens. Environ. 266, 112692). Multicrystalline cells reflect more blue, from their
+  antireflective layer.
 - cadmium telluride: low up to its band edge at 0.86 µm, then higher (same sources).
 - water, vegetation, soil, asphalt, slate, plastic film: typical curves of such surfaces in the ECOSTRESS (ASTER)
   spectral library (Baldridge et al. 2009, Remote Sens. Environ. 113; Meerdink et al. 2019, ibid. 230).

@@ -64,14 +64,14 @@ class PixelLattice:
         """The least raster of the lattice that holds ``(min x, min y, max x, max y)``, CRS units.
 
         Raises:
-            EmptyAreaError: the bounds hold no pixel.
+            EmptyAreaError: the bounds have no area, or next to none.
         """
         west, south, east, north = (value / self.gsd_m for value in bounds)
         # what lies on a pixel's edge but for rounding takes no further pixel in
         left, right = math.floor(west - self.phase_x + _SAME_PX), math.ceil(east - self.phase_x - _SAME_PX)
         bottom, top = math.floor(south - self.phase_y + _SAME_PX), math.ceil(north - self.phase_y - _SAME_PX)
-        if right <= left or top <= bottom:
-            raise EmptyAreaError(f"the area {bounds} (EPSG:{self.epsg}) is smaller than a pixel of {self.gsd_m} m")
+        if not (east > west and north > south and right > left and top > bottom):
+            raise EmptyAreaError(f"the area {bounds} (EPSG:{self.epsg}) holds no pixel of {self.gsd_m} m")
         x, y = (left + self.phase_x) * self.gsd_m, (top + self.phase_y) * self.gsd_m
         return ChipGrid(
             epsg=self.epsg,

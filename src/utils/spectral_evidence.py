@@ -1,25 +1,20 @@
-"""Multispectral statistics of one object: area-fraction weighted inside, local ring, and the object without its mixture."""
+"""Multispectral statistics of one object: weighted by area fraction inside, in its ring, and without its mixture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
-from rasterio.features import rasterize
 
-from utils.area import FRACTION_SCALE, area_fractions
 from utils.indices import INDICES, spectral_index
 from utils.radiometry import REFLECTANCE_SCALE
 from utils.scl import CLOUD, SHADOW, clear_pixels
-from utils.types import ChipGrid, RasterChip
+from utils.types import RasterChip
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-FINE_PX = 10
-"""Fine pixels per multispectral pixel and axis that area fractions are counted in."""
 RING_COVER = 0.05
 """Area fraction from which a pixel is no part of a ring, as in ``dataflows.spectral_indices``."""
 WATER = 6
@@ -65,22 +60,6 @@ class Observation:
     def band(self, name: str) -> float:
         """Reflectance of the object itself in a band; NaN where it is missing."""
         return float(self.object[self.bands.index(name)]) if name in self.bands else float("nan")
-
-
-def fractions_of(outline: shapely.Geometry, grid: ChipGrid) -> Floats:
-    """Share of each pixel that an outline covers, 0 to 1, shape (rows, columns).
-
-    Counted in :data:`FINE_PX`² fine pixels per pixel (:func:`utils.area.area_fractions`).
-
-    Args:
-        outline: in the CRS of the grid.
-        grid: multispectral pixels.
-    """
-    a, b, c, d, e, f = grid.transform
-    transform = (a / FINE_PX, b / FINE_PX, c, d / FINE_PX, e / FINE_PX, f)
-    fine = ChipGrid(epsg=grid.epsg, transform=transform, height=grid.height * FINE_PX, width=grid.width * FINE_PX)
-    mask = rasterize([outline], out_shape=(fine.height, fine.width), transform=fine.affine, dtype="uint8")
-    return np.asarray(area_fractions(mask, fine, grid) / FRACTION_SCALE, np.float64)
 
 
 def observed(chip: RasterChip, covered: Floats, elsewhere: Floats, ring: Bools) -> Observation:

@@ -1,10 +1,11 @@
 """A small calibrated model of whether a detection is photovoltaics: logistic regression on what rules measured.
 
-Features are named figures of findings, some as logarithms, each with its square, so that a figure may speak against at
-both ends (too small and too large, too dark and too bright). Missing figures count as the mean. Coefficients carry an L2
-penalty (:func:`scipy.optimize.minimize`, L-BFGS-B). Detections are split into folds by their cell; each fold is answered
-by the model of the others, and Platt's scaling (Platt 1999, with his smoothed targets) of those held-out log-odds makes
-probabilities. A detection the model was fitted on keeps its held-out answer; any other gets the mean of the folds.
+Features are named figures of findings, some as logarithms, each with its square, so that a figure may speak against
+at both ends (too small and too large, too dark and too bright). Missing figures count as the mean. Coefficients carry
+an L2 penalty (:func:`scipy.optimize.minimize`, L-BFGS-B). Detections are split into folds by their cell; each fold is
+answered by the model of the others, and Platt's scaling (Platt 1999, with his smoothed targets) of those held-out
+log-odds makes probabilities. A detection is always answered by the part that has not seen its cell, whether it was
+fitted on or not.
 """
 
 import hashlib
@@ -75,11 +76,11 @@ class VerdictModel:
 
         Args:
             table: features, shape (n, features); NaN where one is not known.
-            fold: part a detection was fitted in, whose model left it out; −1 takes the mean of all, shape (n,).
+            fold: part the detection's cell belongs to, whose model has not seen it, shape (n,).
         """
         design = _design(table, np.array(self.means), np.array(self.scales))
         odds = design @ np.array(self.folds).T
-        own = np.where(fold >= 0, odds[np.arange(len(odds)), np.maximum(fold, 0)], odds.mean(axis=1))
+        own = odds[np.arange(len(odds)), fold]
         return np.asarray(1 / (1 + np.exp(-(self.platt[0] * own + self.platt[1]))), np.float64)
 
 

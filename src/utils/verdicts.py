@@ -1,6 +1,6 @@
 """From findings to a verdict: decisive objections first, then a confidence, then what may not be accepted unseen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +46,12 @@ def rule_confidence(findings: Sequence[Finding]) -> float:
     return float(1 / (1 + np.exp(-total)))
 
 
+def shifted(confidence: float, log_odds: float) -> float:
+    """A probability moved by log-odds, 0 to 1."""
+    held = float(np.clip(confidence, 1e-6, 1 - 1e-6))
+    return float(1 / (1 + np.exp(-(np.log(held / (1 - held)) + log_odds))))
+
+
 def judged(
     findings: Sequence[Finding],
     limits: VerdictLimits,
@@ -89,9 +95,3 @@ def judged(
 def _reasons(findings: Sequence[Finding]) -> list[str]:
     strong = sorted((found for found in findings if found.log_odds), key=lambda found: -abs(found.log_odds))
     return [f"{found.verdict}: {found.reason}" for found in strong]
-
-
-def counted(judgements: Mapping[str, Judgement]) -> dict[str, int]:
-    """Verdict → how many, all four named."""
-    verdicts = [one.verdict for one in judgements.values()]
-    return {name: verdicts.count(name) for name in ("accept", "review", "reject", "unverifiable")}

@@ -53,17 +53,20 @@ def read_aligned(
     dtypes = {raster.dtypes[asset.index - 1] for asset in assets}
     if start is None or not dtypes <= _DTYPES or len(dtypes) > 1 or assets[0].resampling[0] not in _EXACT:
         return None
-    values = np.zeros((len(assets), grid.height, grid.width), dtypes.pop())
-    holds = np.zeros((grid.height, grid.width), bool)
     top, left = start
     first_row, last_row = max(top, 0), min(top + grid.height, raster.height)
     first_column, last_column = max(left, 0), min(left + grid.width, raster.width)
-    if first_row >= last_row or first_column >= last_column:
-        return values, holds
-    window = Window(first_column, first_row, last_column - first_column, last_row - first_row)
-    found = _window(raster, assets, window, [nodata(raster, asset) for asset in assets], display=display)
+    shape = (max(last_row - first_row, 0), max(last_column - first_column, 0))
+    found: Planes | None = None
+    if all(shape):
+        window = Window(first_column, first_row, shape[1], shape[0])
+        found = _window(raster, assets, window, [nodata(raster, asset) for asset in assets], display=display)
+        if found is None or shape == (grid.height, grid.width):
+            return found
+    values = np.zeros((len(assets), grid.height, grid.width), dtypes.pop())
+    holds = np.zeros((grid.height, grid.width), bool)
     if found is None:
-        return None
+        return values, holds
     place = slice(first_row - top, last_row - top), slice(first_column - left, last_column - left)
     values[(slice(None), *place)], holds[place] = found
     return values, holds

@@ -96,7 +96,10 @@ class LocalImagery:
             fresh = holds & ~valid
             if not fresh.any():
                 continue
-            np.copyto(data, pixels, where=fresh)
+            if used or pixels.dtype != data.dtype:
+                np.copyto(data, pixels, where=fresh)
+            else:
+                data = _without(pixels, ~fresh)
             if scl is not None and "SCL" in scene.assets:
                 [classes], classified = self._planes([scene.assets["SCL"]], scene, grid)
                 scl[fresh] = checked_scl(np.where(classified, classes, 0)[fresh])
@@ -163,6 +166,8 @@ class LocalImagery:
             assets = [scene.assets[bands[k]] for k in positions]
             values, there = self._planes(assets, scene, grid)
             holds &= there
+            if len(together) == 1 and self.kind == "vhr" and values.dtype == np.uint8:
+                return values, holds
             for position, asset, plane in zip(positions, assets, values, strict=True):
                 planes[position] = self._stored(scene, bands[position], asset, plane, there)
         return np.stack(planes), holds
@@ -189,6 +194,13 @@ class LocalImagery:
             raise ImageryError(f"scene {scene.scene_id}: `vhr.stretch` names no low and high for band {band}; add them")
         low, high, gamma = asset.stretch
         return stretched(np.where(there, plane, 0), there, low=low, high=high, gamma=gamma)
+
+
+def _without(pixels: NDArray[Any], empty: NDArray[np.bool_]) -> NDArray[Any]:
+    """Pixels (bands, rows, columns) with 0 where a pixel is empty, in place."""
+    if empty.any():
+        np.copyto(pixels, 0, where=empty)
+    return pixels
 
 
 def _radiometry(scene: Scene, asset: Asset) -> dict[str, float]:
