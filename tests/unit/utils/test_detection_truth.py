@@ -22,7 +22,13 @@ AREAS = np.array([100.0, 100.0, 100.0])
 
 
 def test_each_detection_is_charged_once() -> None:
-    assert charged(DETECTIONS, ARRAYS, CONFUSERS, ["water", "car_park"]).kinds == ["pv", "pv", "car_park", "other", "pv"]
+    assert charged(DETECTIONS, ARRAYS, CONFUSERS, ["water", "car_park"]).kinds == [
+        "pv",
+        "pv",
+        "car_park",
+        "other",
+        "pv",
+    ]
 
 
 def test_precision_and_recall_by_hand() -> None:

@@ -82,7 +82,9 @@ def test_other_objects_are_no_surroundings() -> None:
 def test_an_object_under_cloud_has_no_spectrum() -> None:
     fractions = np.zeros((12, 12))
     fractions[4:8, 4:8] = 1
-    seen = observed(chip(np.full((12, 12, 12), 0.5), np.full((12, 12), 9, np.uint8)), fractions, fractions, fractions == 0)
+    seen = observed(
+        chip(np.full((12, 12, 12), 0.5), np.full((12, 12), 9, np.uint8)), fractions, fractions, fractions == 0
+    )
     assert seen.clear_px == 0
     assert np.isnan(seen.object).all()
     assert np.isnan(seen.index("ndvi"))

@@ -13,7 +13,9 @@ def finding(odds: float, rule: str = "rule", *, decisive: bool = False) -> Findi
     return Finding(rule=rule, verdict=verdict, reason=f"{rule} says {odds}", log_odds=odds, decisive=decisive)
 
 
-@pytest.mark.parametrize(("confidence", "verdict"), [(0.9, "accept"), (0.6, "accept"), (0.4, "review"), (0.1, "reject")])
+@pytest.mark.parametrize(
+    ("confidence", "verdict"), [(0.9, "accept"), (0.6, "accept"), (0.4, "review"), (0.1, "reject")]
+)
 def test_confidence_decides(confidence: float, verdict: str) -> None:
     found = judged([finding(1.0)], LIMITS, confidence=confidence, by="the calibrated model")
     assert found.verdict == verdict
