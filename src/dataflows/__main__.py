@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--only-stale",
             action="store_true",
-            help="existing rows whose recipe is not today's, and no others; masks a person drew or reviewed stay",
+            help="existing rows whose recipe is not today's, and no others; masks of persons and of backfills stay",
         )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.set_defaults(command=function)

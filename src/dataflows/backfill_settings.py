@@ -15,6 +15,8 @@ class BackfillSettings:
     """Weight in the training loss of chips with a rejected detection; 1 is that of all others."""
     replace_confirmed: bool = True
     """Whether a detection that confirms a label asks for that label's mask again, by its own outline."""
+    replace_iou: float = 0.5
+    """IoU with the label from which a detection asks for its mask again; points, which have no extent, always may."""
     same_object_iou: float = 0.3
     """IoU of two detections' outlines from which they are one object, found by two searches."""
     val: bool = False
@@ -26,8 +28,9 @@ class BackfillSettings:
             raise ConfigError(f"backfill.prompt_kind is {self.prompt_kind!r}; known: polygon, box")
         if self.hard_negative_weight < 1:
             raise ConfigError(f"backfill.hard_negative_weight is {self.hard_negative_weight}; 1 or more")
-        if not 0 < self.same_object_iou <= 1:
-            raise ConfigError(f"backfill.same_object_iou is {self.same_object_iou}; above 0, up to 1")
+        for name in ("same_object_iou", "replace_iou"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"backfill.{name} is {getattr(self, name)}; above 0, up to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
