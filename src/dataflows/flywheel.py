@@ -23,7 +23,7 @@ from utils.errors import AegirError, ConfigError, StoreConflictError, StoreError
 FIRST = ("build", "gold", "fit", "account")
 """Stages of round 0, which makes the model the first search is done with."""
 
-EACH = ("discover", "validate", "measure", "backfill", "candidate", "gate", "promote", "write-back", "account")
+EACH = ("discover", "validate", "measure", "backfill", "candidate", "gate", "write-back", "account")
 """Stages of every later round."""
 
 CLOSING = ("discover", "validate", "measure")
@@ -55,6 +55,8 @@ class StageContext:
 
     config: DiscoveryConfig
     """The settings; ``model`` in them is the checkpoint the round searches with, once there is one."""
+    model: str
+    """Checkpoint the round searches with; empty before there is one."""
     number: int
     """Number of the round."""
     flywheel_id: str
@@ -229,6 +231,7 @@ class _Wheel:
         config = replace(self._config, model=row.model) if row.model else self._config
         return StageContext(
             config=config,
+            model=row.model,
             number=row.number,
             flywheel_id=self.summary.flywheel_id,
             folder=Path(self._config.out) / "flywheel" / self.summary.flywheel_id / f"round-{row.number}",
@@ -259,9 +262,8 @@ def _taken_over(row: Round, values: Mapping[str, Any]) -> None:
 
 def _next_model(row: Round) -> tuple[str, int]:
     """Checkpoint and table version the round after ``row`` searches with."""
-    candidate = row.stages.get("candidate", {})
-    if row.promoted and "checkpoint" in candidate:
-        return str(candidate["checkpoint"]), int(candidate.get("table_version", 0))
+    if row.promoted:
+        return str(row.stages["candidate"]["checkpoint"]), int(row.stages["gate"]["table_version"])
     return row.model, row.table_version
 
 

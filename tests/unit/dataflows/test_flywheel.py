@@ -1,10 +1,10 @@
 """The flywheel's engine on stages that do nothing: order, receipts, models handed on, and going on after a kill."""
 
-import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -53,9 +53,9 @@ class Stages(dict):
             "fit": {"checkpoint": "m0.ckpt", "table_version": 1},
             "discover": {"search_id": f"s{number}"},
             "backfill": {"generation": number},
-            "candidate": {"checkpoint": f"m{number}.ckpt", "table_version": 10 + number},
-            "gate": {"promoted": number in self.promoted},
-            "promote": {"tag": f"t{number}"} if number in self.promoted else {},
+            "candidate": {"checkpoint": f"m{number}.ckpt"},
+            "gate": {"promoted": number in self.promoted, "tag": None, "table_version": 0}
+            | ({"tag": f"t{number}", "table_version": 10 + number} if number in self.promoted else {}),
         }.get(name, {})
         metrics = {"recall_before": 0.5 + number / 10, "recall_after": 0.4 + number / 10} if name == "measure" else {}
         counts = {"detections": 100 + number} if name == "discover" else {}
@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_with_the_stage_under_way(tmp_path):
     code = f"""
         import os, signal, sys
         from pathlib import Path
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_flywheel import Stages, turned
         stages = Stages()
         def killed(context):
