@@ -58,6 +58,8 @@ class Stages(dict):
             | ({"tag": f"t{number}", "table_version": 10 + number} if number in self.promoted else {}),
         }.get(name, {})
         metrics = {"recall_before": 0.5 + number / 10, "recall_after": 0.4 + number / 10} if name == "measure" else {}
+        if name == "gate":
+            metrics = {"model_iou": 0.3, "candidate_iou": 0.3 + number / 10}
         counts = {"detections": 100 + number} if name == "discover" else {}
         return StageReceipt(values=values, counts=counts, metrics=metrics, bytes_written=7)
 
@@ -86,6 +88,8 @@ def test_rounds_run_in_order_and_hand_the_model_on(tmp_path):
     ]  # fmt: skip
     assert rows[1].counts == {"detections": 101}
     assert rows[1].metrics["recall_before"] == pytest.approx(0.6)
+    # the last model was measured as the candidate of round 2
+    assert [row.metrics.get("model_iou") for row in rows] == [None, 0.3, 0.3, 0.5]
     assert rows[1].bytes == dict.fromkeys(EACH, 7)
     assert set(rows[1].seconds) == set(EACH)
 
