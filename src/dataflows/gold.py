@@ -154,9 +154,7 @@ class _Supply:
         schema = lance_io.open_table(self.build.store, "training_data").schema
         told = [
             {"uuid": uuid, "mask_source": GOLD, "mask_recipe": self.recipe} | values
-            for uuid, values in zip(
-                rows["uuid"].to_pylist(), mask_statistics(rows, masks, self.profile), strict=True
-            )
+            for uuid, values in zip(rows["uuid"].to_pylist(), mask_statistics(rows, masks, self.profile), strict=True)
         ]
         names = ["uuid", *written_columns(schema, told[0])]
         fields = pa.schema([schema.field(name) for name in names])
@@ -210,4 +208,3 @@ def _record(build: BuildConfig, run: Run, summary: GoldSummary, failures: list[F
     buffer.fail(failures)
     buffer.flush()
     run.record(build.store, summary.status, summary.counts())
-

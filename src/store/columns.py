@@ -46,7 +46,8 @@ def column(
         compressed: whether Lance is told to compress it; by itself it compresses no value of a few kilobytes.
     """
     metadata = {"doc": doc} | {k: v for k, v in (("unit", unit), ("axes", axes), ("crs", crs)) if v is not None}
-    return pa.field(name, kind, nullable=null, metadata=metadata | (_KEY if key else {}) | (_ZSTD if compressed else {}))
+    told = (_KEY if key else {}) | (_ZSTD if compressed else {})
+    return pa.field(name, kind, nullable=null, metadata=metadata | told)
 
 
 def table_schema(table: str, doc: str, fields: list[pa.Field], profile: ChipProfile | None = None) -> pa.Schema:
