@@ -146,6 +146,8 @@ def run_flywheel(
         raise ConfigError(f"rounds is {rounds}; a whole number from 0 on")
     if from_model and config.model is None:
         raise ConfigError("there is no model to start from; set `model`, or let round 0 fit one")
+    if from_model and not Path(str(config.model)).is_file():
+        raise ConfigError(f"{config.model} is no file; the gate compares checkpoints of `python -m training fit`")
     lance_io.check_writable(config.store)
     wheel = _Wheel(
         config, rounds, _stages() if stages is None else stages, progress or (lambda _: None), from_model=from_model

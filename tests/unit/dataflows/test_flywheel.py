@@ -141,8 +141,12 @@ def test_a_model_of_the_settings_is_started_from(tmp_path):
     stages = Stages()
     with pytest.raises(ConfigError, match="no model to start from"):
         turned(tmp_path, stages, from_model=True)
-    run_flywheel(settings(tmp_path, model="mine.ckpt"), rounds=0, stages=stages, from_model=True)
-    assert {model for number, name, model in stages.calls if name in ("build", "gold", "fit")} == {"mine.ckpt"}
+    with pytest.raises(ConfigError, match="no file"):
+        run_flywheel(settings(tmp_path, model="package:Class"), rounds=0, stages=stages, from_model=True)
+    mine = tmp_path / "mine.ckpt"
+    mine.touch()
+    run_flywheel(settings(tmp_path, model=str(mine)), rounds=0, stages=stages, from_model=True)
+    assert {model for number, name, model in stages.calls if name in ("build", "gold", "fit")} == {str(mine)}
 
 
 def test_refused_before_anything_runs(tmp_path):
