@@ -1,11 +1,9 @@
 """The raster of a whole search, streamed from its parts by GDAL's COG driver."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 from xml.etree import ElementTree as ET
 
 import rasterio
@@ -13,6 +11,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
+from store._durable_files import drop_leftovers, drop_unfinished, finish, unfinished
 from utils.errors import RasterWriteError
 from utils.search_blocks import PROBABILITY_NODATA, PROBABILITY_SCALE, SearchBlock
 from utils.types import ChipGrid
@@ -37,26 +36,24 @@ def write_cog(
     Raises:
         RasterWriteError: the disk is full, or the place cannot be written.
     """
-    part = target.with_name(f".{target.name}.{os.getpid()}.{uuid4().hex[:8]}.part")
+    part = unfinished(target)
     listing = part.with_suffix(".vrt")
     free: int | str = "unknown"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        drop_leftovers(target.parent)
         free = shutil.disk_usage(target.parent).free
         listing.write_bytes(_vrt(raster, parts, tags))
         copy(listing, part, **_COG)
         _check_whole(part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(target)
+        finish(part, target)
     except (OSError, RasterioError, CPLE_BaseError) as error:
         raise RasterWriteError(
             f"{target} cannot be written ({error}); about {_bytes_needed(parts)} bytes are needed, {free} "
             "were free: make room or choose another place, then run again; finished blocks are kept"
         ) from error
     finally:
-        for left in target.parent.glob(f"{part.stem}*"):
-            left.unlink()
+        drop_unfinished(part)
     return target
 
 

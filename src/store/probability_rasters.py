@@ -5,14 +5,12 @@ and on the disk, so a search that was killed goes on where it stood.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
 
 import numpy as np
 import rasterio
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
+from store._durable_files import drop_leftovers, drop_unfinished, finish, unfinished
 from store._probability_cog import write_cog
 from utils.errors import GridError, RasterReadError, RasterWriteError
 from utils.search_blocks import PROBABILITY_NODATA, SearchBlock, search_blocks
@@ -130,7 +129,8 @@ class ProbabilityParts:
         """
         path = self.path(block)
         try:
-            with rasterio.open(path) as part:
+            # what other programs say in a file beside it is not asked
+            with rasterio.Env(GDAL_PAM_ENABLED="NO"), rasterio.open(path, driver="GTiff") as part:
                 tags = part.tags()
                 strange = _strange(part, tags, block, self._tags_of(block))
                 data: NDArray[np.uint8] = part.read(1)
@@ -162,6 +162,7 @@ class ProbabilityParts:
                 raster is left.
         """
         done = self.done()
+        drop_leftovers(self.folder)
         parts = [(block, self.path(block)) for block_id, block in self.blocks.items() if block_id in done]
         return write_cog(Path(path), self.raster, parts, self.tags)
 
@@ -211,32 +212,18 @@ def _geotiff(block: SearchBlock, data: NDArray[np.uint8], tags: Mapping[str, str
 
 
 def _write_durably(target: Path, content: bytes) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.{uuid4().hex[:8]}.part")
+    part = unfinished(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-        _sync_folder(target.parent)
+        part.write_bytes(content)
+        finish(part, target)
     except OSError as error:
         raise RasterWriteError(
-            f"{target} cannot be written ({error}); it takes {len(content)} bytes: make room or choose another place, "
-            "then run again; finished blocks are kept"
+            f"{target} cannot be written ({error}); {len(content)} bytes are needed: make room or choose another "
+            "place, then run again; finished blocks are kept"
         ) from error
     finally:
-        if part.exists():
-            part.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename outlive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        drop_unfinished(part)
 
 
 def _crc32(data: NDArray[np.uint8]) -> str:

@@ -87,10 +87,11 @@ def checked_probabilities(found: NDArray[np.float32], images: NDArray[np.generic
             f"{model} returns probabilities of shape {found.shape} for images {images.shape}; expected {wanted}"
         )
     # NaN is in neither comparison
-    if not (found.size == 0 or (found.min() >= 0 and found.max() <= 1)):
-        low, high = np.nanmin(found), np.nanmax(found)
+    if found.size and not (found.min() >= 0 and found.max() <= 1):
+        finite = found[np.isfinite(found)]
+        span = f"values from {finite.min():.4g} to {finite.max():.4g}" if finite.size else "values"
         raise ModelError(
-            f"{model} returns values from {low:.4g} to {high:.4g}, {int((~np.isfinite(found)).sum())} of them not "
-            "finite; probabilities lie in 0 to 1: is an activation missing (model_options.activation)?"
+            f"{model} returns {span}, {found.size - finite.size} of {found.size} not finite; probabilities lie in 0 to "
+            "1: is an activation missing (model_options.activation)?"
         )
     return found.astype(np.float32, copy=False)
