@@ -1,7 +1,7 @@
 """Whether a generation of masks makes models better: judged on gold and reviewed test rows alone, then promoted or not.
 
 The rule: neither IoU nor F1 of the PV class may fall by more than the noise of the comparison (half the interval of a
-paired bootstrap over split cells), nor by more than the stated tolerance.
+paired bootstrap over split cells), nor by more than the stated tolerance; and the model must have learned something.
 """
 
 import json
@@ -139,7 +139,7 @@ def run_gate(
         current, candidate, cells, draws=settings.draws, level=settings.level, seed=settings.seed
     )
     allowed = {name: min(one.noise, settings.tolerance) for name, one in found.items()}
-    falls = _falls(found, allowed)
+    falls = _falls(found, allowed) or _too_weak(found["iou"], settings)
     report = GateReport(
         generation=generation,
         promoted=not falls,
@@ -205,6 +205,13 @@ def _falls(found: Mapping[str, Difference], allowed: Mapping[str, float]) -> lis
         elif -one.value > allowed[name]:
             told.append(f"{_told(name, one)}: more than the {allowed[name]:.4f} let through")
     return told
+
+
+def _too_weak(iou: Difference, settings: GateSettings) -> list[str]:
+    """A model that finds nothing does not fall either; that is no reason to promote what it was trained on."""
+    if iou.second >= settings.least_iou:
+        return []
+    return [f"{_told('iou', iou)}: the candidate stays below gate.least_iou {settings.least_iou}; train it for longer"]
 
 
 def _told(name: str, one: Difference) -> str:
