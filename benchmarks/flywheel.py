@@ -12,6 +12,7 @@ Writes `ledger.json` (all rounds of all seeds, and the table below) and a pictur
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -51,6 +52,8 @@ COUNTS = (
 def main() -> int:
     """Run what is missing, then print and write everything."""
     arguments = _arguments()
+    # before torch comes in: its threads otherwise spin while they wait for each other
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     start = time.monotonic()
     for seed in arguments.seeds:
         rounds = _seed(seed, arguments)
