@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
+        # torch's threads otherwise spin while they wait for each other: two to four times slower on busy cores
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Hamilton logs every typed error a second time, with a banner
         logging.getLogger("hamilton").setLevel(logging.CRITICAL)
         return int(arguments.command(arguments))
@@ -85,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--only-stale",
             action="store_true",
-            help="existing rows whose recipe is not today's, and no others; masks a person drew or reviewed stay",
+            help="existing rows whose recipe is not today's, and no others; masks of persons and of backfills stay",
         )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.set_defaults(command=function)

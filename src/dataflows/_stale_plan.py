@@ -10,7 +10,7 @@ from hamilton.driver import Driver
 
 from dataflows.config import BuildConfig
 from dataflows.stage_recipes import stage_recipes
-from dataflows.stale_report import MACHINE
+from dataflows.stale_report import remade
 from store import lance_io
 from store.stale_rows import stale_rows
 
@@ -24,7 +24,8 @@ class StalePlan:
     made: Mapping[str, datetime]
     """Chip → when its row was made, for planned stale rows."""
     kept: int
-    """Planned rows whose recipe is not today's and whose mask a person drew or saw: they are left alone."""
+    """Planned rows whose recipe is not today's and whose mask a person drew or saw, or a backfill made: they are left
+    alone."""
     not_planned: int
     """Stale rows that this plan does not ask for: other ground, other days, earlier background; they stay stale."""
 
@@ -44,7 +45,7 @@ def stale_plan(config: BuildConfig, driver: Driver, chips: pa.Table) -> StalePla
     """
     rows = stale_rows(config.store, stage_recipes(asdict(config), driver).recipes)
     planned = pc.is_in(rows["uuid"], chips["uuid"].combine_chunks())
-    machine = pc.equal(rows["mask_source"], MACHINE)
+    machine = remade(rows)
     again = rows.filter(pc.and_(planned, machine))
     existing = lance_io.scan(config.store, "training_data", ["uuid"])["uuid"]
     return StalePlan(

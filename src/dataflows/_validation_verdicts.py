@@ -1,6 +1,6 @@
 """Verdicts over all detections of a search: one model, one look at each, and a second one at those left undecided."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from utils.verdicts import Judgement, VerdictLimits, judged, shifted
 Findings = dict[str, dict[str, Finding]]
 
 _VERDICTS = ("accept", "review", "reject", "unverifiable")
+_ASK_AT_ONCE = 50
 _ASKED: Mapping[str, tuple[str, ...]] = {"none": (), "review": ("review",), "all": _VERDICTS}
 
 
@@ -68,9 +69,9 @@ def decide(work: ValidationWork) -> None:
     pending = {one: judge.judgement(one) for one in findings if stored[one] != today[one]}
     asked = {one for one, found in pending.items() if found.verdict in _ASKED[work.rules.mask_agreement]}
     _mark(work, {one: found for one, found in pending.items() if one not in asked}, today)
-    for batch in work.cells(sorted(asked)):
-        masks = _asked_masks(work, batch, decides)
-        _mark(work, {one: judge.judgement(one, masks.get(one)) for one in batch["detection_id"].to_pylist()}, today)
+    for part in _groups(work.cells(sorted(asked))):
+        masks = _asked_masks(work, part, decides)
+        _mark(work, {one: judge.judgement(one, masks.get(one)) for one in masks}, today)
     told = evidence.detections_of(work.store, work.summary.search_id)["verdict"].to_pylist()
     work.summary.verdicts = {name: told.count(name) for name in _VERDICTS}
 
@@ -157,21 +158,32 @@ def _told(found: Finding) -> dict[str, float]:
     return known if found.value is None or found.verdict == "abstain" else known | {"value": found.value}
 
 
-def _asked_masks(work: ValidationWork, batch: pa.Table, decides: str) -> dict[str, Finding]:
-    """What the mask factory says of a batch: stored where today's code and settings said it, else asked and stored."""
-    ids, rule = batch["detection_id"].to_pylist(), mask_agreement.RULE
+def _groups(cells: Sequence[pa.Table]) -> Iterator[list[pa.Table]]:
+    """Cells in groups of so many detections that a commit is worth its time."""
+    group: list[pa.Table] = []
+    for cell in cells:
+        group.append(cell)
+        if sum(map(len, group)) >= _ASK_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _asked_masks(work: ValidationWork, cells: Sequence[pa.Table], decides: str) -> dict[str, Finding]:
+    """What the mask factory says of some cells: stored where today's code and settings said it, else asked and stored."""
+    rule, rows = mask_agreement.RULE, list[pa.Table]()
+    ids = [one for cell in cells for one in cell["detection_id"].to_pylist()]
     wanted = {one: digest([decides, work.inputs[one]]) for one in ids}
     known = evidence.evidence_recipes(work.store, ids)
     there = [one for one in ids if known.get((one, rule)) == wanted[one]]
     found = {one: rules[rule] for one, rules in evidence.findings_of(work.store, there).items()}
-    left = [one for one in ids if one not in found]
-    if not left:
-        return found
-    [part] = work.cells(left)
-    fresh: dict[str, Finding] = work.driver.execute([rule], inputs={**work.shared, "detections": part})[rule]
-    rows = [rows_of({one: [told]}, wanted[one], work.run.run_id) for one, told in fresh.items()]
+    for cell in work.cells([one for one in ids if one not in found]):
+        fresh = work.driver.execute([rule], inputs={**work.shared, "detections": cell})[rule]
+        rows += [rows_of({one: [told]}, wanted[one], work.run.run_id) for one, told in fresh.items()]
+        found |= fresh
     if rows:
         receipt = evidence.write_evidence(work.store, pa.concat_tables(rows))
         work.summary.evidence_written += receipt.inserted + receipt.updated
-    work.summary.asked_masks += len(fresh)
-    return found | fresh
+        work.summary.asked_masks += len(rows)
+    return found

@@ -14,6 +14,7 @@ from dataflows import drivers, mask_backends
 from dataflows._search_imagery import Pixels
 from dataflows._settings import section
 from dataflows.discovery_config import DiscoveryConfig
+from dataflows.mask_agreement import MaskFactory
 from dataflows.validation_config import ValidationRules, measuring_settings, validation_rules
 from dataflows.validation_summary import ValidationSummary
 from dataflows.validation_supervision import label_distances
@@ -111,8 +112,10 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
             "msi_pixels": msi,
             "rules": rules,
             "label_distances": near,
-            "mask_segmenter": mask_backends.get(config.build.mask_backend, **config.build.mask_options),
-            "refinement_steps": section(RefinementSteps, config.build.refinement, "refinement"),
+            "mask_factory": MaskFactory(
+                segmenter=mask_backends.get(config.build.mask_backend, **config.build.mask_options),
+                steps=section(RefinementSteps, config.build.refinement, "refinement"),
+            ),
         },
         detections=detections,
         distance_m=distance_m,

@@ -98,7 +98,7 @@ def places_of(
     found = {
         chip["position"]: Placed(
             position=chip["position"],
-            uuid=lattice_of(chip["position"][0], profile).chip_uuid(*chip["position"][1:], chip["vhr_day"]),
+            uuid=_uuid(chip, profile),
             covered=chip,
         )
         for chip in served
@@ -108,6 +108,11 @@ def places_of(
         if place is not None and place.covered["vhr_day"] == days[row["label"]]:
             place.on.append((row["label"], row["makes_chip"], row["clipped"]))
     return [place for _, place in sorted(found.items()) if place.on], prompts, failures
+
+
+def _uuid(covered: Mapping[str, Any], profile: ChipProfile) -> str:
+    epsg, ix, iy = covered["position"]
+    return lattice_of(epsg, profile).chip_uuid(ix, iy, covered["vhr_day"])
 
 
 def chains(store: str, stored: Iterable[Mapping[str, Any]], generation: int) -> dict[str, tuple[int, ...]]:

@@ -56,7 +56,7 @@ class BackfillPlan:
     failures: list[Failure]
     """Detections and chips that cannot be used."""
     held_out: int
-    """Accepted and rejected detections that lie on no chip that may learn: test ground, guard, no imagery of the day."""
+    """Accepted and rejected detections on no chip that may learn: test ground, guard, no imagery of their day."""
     made_once: Mapping[str, Any]
     """Results all tasks share."""
     planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -128,9 +128,10 @@ class _Planner:
         self.rows = detections.to_pylist()
         self.judgements = [_judgement(row) for row in self.rows]
         self.labels = as_labels(detections, settings.prompt_kind)
-        self.label_rows = self.labels.to_pylist()
+        self.label_rows: list[dict[str, Any]] = self.labels.to_pylist()
         self.outlines = list(shapely.from_wkb(detections["outline"].to_numpy()))
         self.splits = {"train", "val"} if settings.val else {"train"}
+        self.shapes: dict[int, dict[str, Any]] = {}
 
     def plan(self, planned_at: datetime) -> BackfillPlan:
         """The plan."""
@@ -252,18 +253,31 @@ class _Planner:
             if number in same:
                 row = _asked_again(by_id[same[number]], row)
             asked.setdefault(row["prompt_id"], row)
-        for at, clipped in self._on(place, "confirm") if self.settings.replace_confirmed else []:
-            for prompt in own:
+        for at, clipped in self._on(place, "confirm"):
+            for prompt in own if self._may_replace(self.rows[at]) else []:
                 if prompt["label_id"] == self.rows[at]["label_id"]:
                     row = _asked_again(prompt, self._prompt(at, place.uuid, clipped))
                     asked.setdefault(row["prompt_id"], row)
         return list(asked.values())
 
+    def _may_replace(self, detection: Mapping[str, Any]) -> bool:
+        """Whether a confirmed detection asks for its label's mask again: one that is another size may be part of it."""
+        iou = detection["match_iou"]
+        return self.settings.replace_confirmed and (iou is None or iou >= self.settings.replace_iou)
+
     def _prompt(self, at: int, uuid: str, clipped: bool) -> dict[str, Any]:
         label, shape = self.label_rows[at], self.shapes[at]
         key = f"{label['label_id']}|{uuid}|{label['kind']}"
-        own = {"prompt_id": str(uuid5(CHIP_NAMESPACE, key)), "uuid": uuid, "clipped": clipped, "merged": []}
-        return label | own | {"label_geometry": label["geometry"]} | {n: shape[n] for n in ("geometry", "utm_geometry")}
+        return {
+            **label,
+            "prompt_id": str(uuid5(CHIP_NAMESPACE, key)),
+            "uuid": uuid,
+            "clipped": clipped,
+            "merged": [],
+            "label_geometry": label["geometry"],
+            "geometry": shape["geometry"],
+            "utm_geometry": shape["utm_geometry"],
+        }
 
     def _ground(self, place: Placed, *, fresh: bool) -> ChipGround:
         rejected = self._on(place, "reject")

@@ -15,6 +15,8 @@ class BackfillSettings:
     """Weight in the training loss of chips with a rejected detection; 1 is that of all others."""
     replace_confirmed: bool = True
     """Whether a detection that confirms a label asks for that label's mask again, by its own outline."""
+    replace_iou: float = 0.5
+    """IoU with the label from which a detection asks for its mask again; points, which have no extent, always may."""
     same_object_iou: float = 0.3
     """IoU of two detections' outlines from which they are one object, found by two searches."""
     val: bool = False
@@ -26,8 +28,9 @@ class BackfillSettings:
             raise ConfigError(f"backfill.prompt_kind is {self.prompt_kind!r}; known: polygon, box")
         if self.hard_negative_weight < 1:
             raise ConfigError(f"backfill.hard_negative_weight is {self.hard_negative_weight}; 1 or more")
-        if not 0 < self.same_object_iou <= 1:
-            raise ConfigError(f"backfill.same_object_iou is {self.same_object_iou}; above 0, up to 1")
+        for name in ("same_object_iou", "replace_iou"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"backfill.{name} is {getattr(self, name)}; above 0, up to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class GateSettings:
     """Share of the draws between the two ends of an interval."""
     tolerance: float = 0.02
     """A fall of IoU or F1 by more than this keeps a generation back, whatever the noise."""
+    least_iou: float = 0.05
+    """A model below this IoU has learned nothing that could speak for its generation."""
     seed: int = 42
     """Seed of the bootstrap and of the fit."""
     epochs: int = 30
@@ -57,5 +62,5 @@ class GateSettings:
             raise ConfigError("gate.draws, gate.epochs and gate.batch_chips are whole numbers from 1 on")
         if not 0 < self.level < 1:
             raise ConfigError(f"gate.level is {self.level}; between 0 and 1")
-        if self.tolerance < 0:
-            raise ConfigError(f"gate.tolerance is {self.tolerance}; 0 or more")
+        if min(self.tolerance, self.least_iou) < 0:
+            raise ConfigError(f"gate.tolerance is {self.tolerance}, gate.least_iou {self.least_iou}; 0 or more")

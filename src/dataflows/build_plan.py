@@ -42,6 +42,8 @@ MADE_ONCE = (
     "quality_calibration",
     "split_rule",
 )
+BACKFILL_ROLES = ("discovered", "hard_negative")
+"""``chip_role`` of chips that a backfill made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +176,28 @@ def _done(config: BuildConfig, chips: pa.Table) -> tuple[set[str], set[str]]:
     made = dict(zip(rows["uuid"].to_pylist(), rows["input_set"].to_pylist(), strict=True))
     # masks a person drew or saw are not made again by a machine
     kept = lance_io.scan(config.store, "training_data", ["uuid"], "mask_source != 'machine'")["uuid"].to_pylist()
+    kept += _backfilled(config, chips)
     done = {uuid for uuid, inputs in made.items() if wanted.get(uuid) == inputs} | set(kept)
     return done & wanted.keys(), made.keys() - wanted.keys()
+
+
+def _backfilled(config: BuildConfig, chips: pa.Table) -> list[str]:
+    """Planned chips whose row is a backfill's and whose labels and scenes are what they were.
+
+    A chip that was made for detections has no labels: as background it would teach that there is nothing on it.
+    """
+    planned = {row["uuid"]: row for row in chips.select(["uuid", "input_set", "chip_role"]).to_pylist()}
+    columns = ["uuid", "input_set", "chip_role"]
+    own = lance_io.scan(config.store, "training_data", columns, "generation > 0").to_pylist()
+    return [
+        row["uuid"]
+        for row in own
+        if row["uuid"] in planned
+        and (
+            planned[row["uuid"]]["input_set"] == row["input_set"]
+            or (row["chip_role"] in BACKFILL_ROLES and planned[row["uuid"]]["chip_role"] != "labelled")
+        )
+    ]
 
 
 def still_missing(config: BuildConfig, chips: pa.Table, planned_at: datetime) -> pa.Table:

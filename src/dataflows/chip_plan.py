@@ -32,6 +32,8 @@ from utils.split import (
 )
 from utils.types import ChipProfile
 
+__all__ = ["CHIP_PLAN", "PROMPT_PLAN", "SALTS"]
+
 _POINTS = (("+", "positive_points"), ("-", "negative_points"))
 SALTS = 64
 """Salts compared when a store gets its split rule."""

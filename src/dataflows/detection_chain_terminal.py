@@ -54,7 +54,8 @@ def rows_text(rows: Mapping[str, Any]) -> str:
         f"{name} " + ", ".join(f"{value} {count}" for value, count in sorted(counts.items()))
         for name, counts in rows["by"].items()
     )
-    return f"{rows['rows']} training rows ({by}), hash of their ids {rows['digest']}"
+    place = f"{rows['table']} version {rows['version']}"
+    return f"{rows['rows']} training rows of {place} ({by}), hash of their ids {rows['digest']}"
 
 
 def lake_lines(lake: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from utils.errors import AegirError, ConfigError, StoreConflictError, StoreError
 FIRST = ("build", "gold", "fit", "account")
 """Stages of round 0, which makes the model the first search is done with."""
 
-EACH = ("discover", "validate", "measure", "backfill", "candidate", "gate", "promote", "write-back", "account")
+EACH = ("discover", "validate", "measure", "backfill", "candidate", "gate", "write-back", "account")
 """Stages of every later round."""
 
 CLOSING = ("discover", "validate", "measure")
@@ -55,6 +55,8 @@ class StageContext:
 
     config: DiscoveryConfig
     """The settings; ``model`` in them is the checkpoint the round searches with, once there is one."""
+    model: str
+    """Checkpoint the round searches with; empty before there is one."""
     number: int
     """Number of the round."""
     flywheel_id: str
@@ -144,6 +146,8 @@ def run_flywheel(
         raise ConfigError(f"rounds is {rounds}; a whole number from 0 on")
     if from_model and config.model is None:
         raise ConfigError("there is no model to start from; set `model`, or let round 0 fit one")
+    if from_model and not Path(str(config.model)).is_file():
+        raise ConfigError(f"{config.model} is no file; the gate compares checkpoints of `python -m training fit`")
     lance_io.check_writable(config.store)
     wheel = _Wheel(
         config, rounds, _stages() if stages is None else stages, progress or (lambda _: None), from_model=from_model
@@ -201,7 +205,7 @@ class _Wheel:
         if row is None:
             row = Round(flywheel_id=self.summary.flywheel_id, number=number, model="")
             if number:
-                row.model, row.table_version = _next_model(self._rows[number - 1])
+                row.model, row.table_version, row.metrics = _handed_on(self._rows[number - 1])
             elif self._from_model:
                 row.model = str(self._config.model)
             self._rows[number] = row
@@ -229,6 +233,7 @@ class _Wheel:
         config = replace(self._config, model=row.model) if row.model else self._config
         return StageContext(
             config=config,
+            model=row.model,
             number=row.number,
             flywheel_id=self.summary.flywheel_id,
             folder=Path(self._config.out) / "flywheel" / self.summary.flywheel_id / f"round-{row.number}",
@@ -257,12 +262,14 @@ def _taken_over(row: Round, values: Mapping[str, Any]) -> None:
         row.model, row.table_version = str(values["checkpoint"]), int(values.get("table_version", 0))
 
 
-def _next_model(row: Round) -> tuple[str, int]:
-    """Checkpoint and table version the round after ``row`` searches with."""
-    candidate = row.stages.get("candidate", {})
-    if row.promoted and "checkpoint" in candidate:
-        return str(candidate["checkpoint"]), int(candidate.get("table_version", 0))
-    return row.model, row.table_version
+def _handed_on(row: Round) -> tuple[str, int, dict[str, float]]:
+    """Checkpoint and table version the round after ``row`` searches with, and what the gate measured of that model."""
+    which = "candidate" if row.promoted else "model"
+    measured = {f"model_{name}": row.metrics.get(f"{which}_{name}") for name in ("iou", "f1")}
+    known = {name: value for name, value in measured.items() if value is not None}
+    if row.promoted:
+        return str(row.stages["candidate"]["checkpoint"]), int(row.stages["gate"]["table_version"]), known
+    return row.model, row.table_version, known
 
 
 @contextmanager

@@ -2,19 +2,23 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataflows._settings import section
+from dataflows.backfill_settings import GateSettings
 from dataflows.flywheel import Stage, StageContext, StageReceipt
 from dataflows.flywheel_evaluation import mask_iou, round_scores, row_counts
 from dataflows.truth import Truth
 from store import lance_io, tags
 from store.schemas import profile_of
 from store.sql import literal
-from utils.errors import ConfigError, SearchError, TableNotFoundError, TagError
+from utils.errors import ConfigError, ImageryError, SearchError, TableNotFoundError, TagError
 from utils.split_rule import SPLITS, SplitRule
 
 _CHIP = ("generated_mask", "footprint", "vhr_epsg", "vhr_transform", "vhr_acquired_at")
@@ -42,35 +46,93 @@ def build(context: StageContext) -> StageReceipt:
 
 
 def gold(context: StageContext) -> StageReceipt:
-    """Truth on the chips of the split ``test``, where the settings name a file of it and none is there yet.
+    """Truth as masks of the test chips, where the settings name a file of it.
 
     The split rule goes into the receipt: its test cells are the frozen ground of all rounds.
     """
     from dataflows.gold import supply_gold  # noqa: PLC0415
 
-    config = context.config
-    where = "split = 'test' AND mask_source IN ('gold', 'reviewed')"
-    there = len(lance_io.scan(config.store, "training_data", ["uuid"], where))
-    if not there and config.build.truth is not None:
-        supply_gold(config, config.build.truth)
-        there = len(lance_io.scan(config.store, "training_data", ["uuid"], where))
-    return StageReceipt(values={"split_rule": split_rule(config.store).rule_id}, counts={"rows_test_gold": there})
+    config, written = context.config, 0
+    if config.build.truth is not None:
+        summary = supply_gold(config, config.build.truth)
+        written = summary.bytes_written
+        if summary.failed:
+            raise ImageryError(
+                f"{summary.failed} test chips could not be given truth (table `errors`); mend them and run again"
+            )
+    return StageReceipt(values={"split_rule": split_rule(config.store).rule_id}, bytes_written=written)
 
 
 def fit(context: StageContext) -> StageReceipt:
-    """The first model, with the settings of the gate's fits; the table's version is tagged.
+    """The first model, with the settings of the gate's fits, on a version of the table that is tagged.
 
-    With a model that the settings name, that one is taken and nothing is fitted.
+    Where the flywheel starts from a model of the settings, that one is taken and nothing is fitted.
     """
-    config = context.config
-    version = int(lance_io.open_table(config.store, "training_data").version)
-    tag = f"flywheel-{context.flywheel_id[:8]}-first"
+    from dataflows.model_fits import fit_model  # noqa: PLC0415
+
+    if context.model:
+        return StageReceipt(values={"checkpoint": context.model, "table_version": 0})
+    store, tag = context.config.store, f"flywheel-{context.flywheel_id[:8]}-first"
     try:
-        tags.create_tag(config.store, "training_data", tag, version)
+        version = tags.create_tag(store, "training_data", tag).version
     except TagError:
         # a run that was killed in the fit has made it
-        version = int(lance_io.open_table(config.store, "training_data", tag).version)
-    return _fitted(context, table="training_data", version=version)
+        version = int(lance_io.open_table(store, "training_data", tag).version)
+    checkpoint = fit_model(store, _fit_settings(context), version=version)
+    return StageReceipt(
+        values={"checkpoint": str(checkpoint), "table_version": version}, bytes_written=_size(checkpoint.parent)
+    )
+
+
+def candidate(context: StageContext) -> StageReceipt:
+    """A model trained on the round's generation; none where the search led to no generation."""
+    from dataflows.model_fits import fit_candidate  # noqa: PLC0415
+
+    generation = context.left["backfill"]["generation"]
+    if generation is None:
+        return StageReceipt(values={"checkpoint": None})
+    checkpoint = fit_candidate(context.config.store, generation, _fit_settings(context))
+    return StageReceipt(values={"checkpoint": str(checkpoint)}, bytes_written=_size(checkpoint.parent))
+
+
+def gate(context: StageContext) -> StageReceipt:
+    """The candidate against the round's model on gold test rows; its generation is promoted, or kept back."""
+    from dataflows.promotion_gate import run_gate  # noqa: PLC0415
+
+    generation, checkpoint = context.left["backfill"]["generation"], context.left["candidate"]["checkpoint"]
+    if generation is None:
+        return StageReceipt(values={"promoted": None, "tag": None, "table_version": 0})
+    config = replace(context.config, gate={**context.config.gate, "out": str(context.folder)})
+    report = run_gate(
+        config,
+        generation=generation,
+        current_checkpoint=context.model,
+        candidate_checkpoint=checkpoint,
+        tag=f"flywheel-{context.flywheel_id[:8]}-round-{context.number}",
+    )
+    names = {"current": "model", "candidate": "candidate", "difference": "gate_difference"}
+    metrics = {
+        f"{name}_{measure}": report.metrics.get(f"{key}/{measure}")
+        for key, name in names.items()
+        for measure in ("iou", "f1")
+    } | {f"gate_noise_{measure}": noise for measure, noise in report.noise.items()}
+    receipt = report.receipt
+    return StageReceipt(
+        values={
+            "run_id": report.run_id,
+            "promoted": report.promoted,
+            "reason": report.reason,
+            "tag": report.tag,
+            "table_version": receipt.version if receipt else 0,
+        },
+        counts={
+            "rows_promoted": receipt.rows if receipt else 0,
+            "gate_chips": report.chips,
+            "gate_cells": report.cells,
+        },
+        metrics=_known(metrics),
+        bytes_written=receipt.bytes_written if receipt else 0,
+    )
 
 
 def discover(context: StageContext) -> StageReceipt:
@@ -152,7 +214,7 @@ def backfill(context: StageContext) -> StageReceipt:
         "hard_negatives": summary.hard_negatives,
         "backfill_chips": summary.chips,
         "backfill_failed": summary.chips_failed + summary.inputs_failed,
-        "label_drift": math.nan if summary.label_drift is None else summary.label_drift,
+        "label_drift": summary.label_drift,
     }
     return StageReceipt(
         values={"run_id": summary.run_id, "generation": summary.generation},
@@ -207,6 +269,32 @@ def split_rule(store: str) -> SplitRule:
     )
 
 
+STAGES: Mapping[str, Stage] = {
+    "build": build,
+    "gold": gold,
+    "fit": fit,
+    "discover": discover,
+    "validate": validate,
+    "measure": measure,
+    "backfill": backfill,
+    "candidate": candidate,
+    "gate": gate,
+    "write-back": write_back,
+    "account": account,
+}
+"""Stage → what runs it."""
+
+
+def _fit_settings(context: StageContext) -> GateSettings:
+    """Settings of the round's fit: a seed of its own, so that a round after a refusal is another draw."""
+    settings = section(GateSettings, context.config.gate, "gate")
+    return replace(settings, seed=settings.seed + context.number, out=str(context.folder.parent / "fits"))
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def _detections(context: StageContext, columns: list[str]) -> pa.Table:
     where = f"search_id = {literal(context.left['discover']['search_id'])}"
     return lance_io.scan(context.config.store, "detections", columns, where)
@@ -224,6 +312,6 @@ def _chips(dataset: Any, where: str) -> Iterator[Mapping[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _known(values: Mapping[str, float]) -> dict[str, float]:
+def _known(values: Mapping[str, float | None]) -> dict[str, float]:
     """Without what is undefined: a share of nothing."""
-    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+    return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}

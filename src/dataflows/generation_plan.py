@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import shapely
 from numpy.typing import NDArray
 
+from dataflows._planned_chips import CHIP_PLAN
 from dataflows._positions import centres_lonlat
 from dataflows._retirement import lattice_positions
 from dataflows.build_plan import failed_before
-from dataflows.chip_plan import CHIP_PLAN, PROMPT_PLAN
+from dataflows.chip_plan import PROMPT_PLAN
 from dataflows.config import BuildConfig
 from store import generations, lance_io
 from store.schemas import masks, training_data

@@ -151,7 +151,7 @@ def _first(texts: list[str], what: str) -> list[str]:
 
 
 def _kept(report: StaleReport) -> str:
-    return f"{report.kept} rows of other recipes keep their mask: a person drew or reviewed it"
+    return f"{report.kept} rows of other recipes keep their mask: a person drew or reviewed it, or a backfill made it"
 
 
 def _today(arguments: argparse.Namespace, changes: Mapping[str, Any]) -> tuple[str, StageRecipes, str]:

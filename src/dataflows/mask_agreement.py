@@ -1,7 +1,7 @@
 """The rule that asks the mask factory: does a segmenter, told the detection's box alone, draw the detection again."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -23,18 +23,28 @@ Bools = NDArray[np.bool_]
 RULE = "mask_agreement"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskFactory:
+    """How the build draws masks."""
+
+    segmenter: MaskBackend
+    """The mask backend."""
+    steps: RefinementSteps
+    """How its masks are refined."""
+
+
 @tag(stage="validation")
 def mask_agreement(
     vhr_views: dict[str, list[VhrView]],
     detection_outlines: dict[str, shapely.Geometry],
-    mask_segmenter: MaskBackend,
-    refinement_steps: RefinementSteps,
+    mask_factory: MaskFactory,
     rules: ValidationRules,
 ) -> dict[str, Finding]:
     """IoU of the detection with the refined mask that the build's mask backend draws in its box (Jaccard 1912).
 
     An array is an object with its own colour and edges: another method, without the detector's weights, finds the same
-    outline. A patch of a larger surface is drawn otherwise. A backend that fails on it makes the rule abstain.
+    outline. A patch of a larger surface is drawn otherwise; a car or a pool is drawn the same, so that agreement
+    speaks for little and disagreement against. A backend that fails on it makes the rule abstain.
     """
     found = {}
     for one, views in vhr_views.items():
@@ -42,11 +52,11 @@ def mask_agreement(
         outline = reproject(detection_outlines[one], 4326, view.chip.grid.epsg)
         prompt = Prompt(prompt_id=one, label_id=one, kind="box", geometry=shapely.box(*outline.bounds))
         try:
-            [drawn] = mask_segmenter.segment(view.chip, [prompt])
+            [drawn] = mask_factory.segmenter.segment(view.chip, [prompt])
         except MaskError as error:
             found[one] = abstains(RULE, f"the mask factory could not draw it: {error}")
             continue
-        found[one] = _compared(refine(drawn, steps=refinement_steps), view)
+        found[one] = _compared(refine(drawn, steps=mask_factory.steps), view)
     return found
 
 
@@ -54,7 +64,7 @@ def _compared(mask: Mask, view: VhrView) -> Finding:
     if not mask.data.any() or "no_context" in mask.flags:
         return abstains(RULE, "the mask factory saw nothing to draw in its box")
     overlap = iou(mask.data, view.mask)
-    odds = scaled(overlap, 0.45, 0.85, against=1.25, speaks_for=0.75)
+    odds = scaled(overlap, 0.45, 0.85, against=1.25, speaks_for=0.3)
     words = f"the mask factory {'agrees' if odds > 0 else 'draws another outline'}: IoU {overlap:.2f}"
     scores: Mapping[str, float] = mask.scores
     return finding(

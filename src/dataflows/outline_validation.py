@@ -61,8 +61,7 @@ def plausible_size(outline_shapes: dict[str, dict[str, float]]) -> Findings:
             "m²",
             odds,
             f"area {area:.0f} m²",
-            length_m=shape["length_m"],
-            width_m=shape["width_m"],
+            details={name: shape[name] for name in ("length_m", "width_m")},
         )
     return found
 
@@ -99,7 +98,7 @@ def known_pv(
         distance, matched = label_distances.get(one), rows[one]["match"] == "confirmed"
         if matched:
             found[one] = finding(
-                "known_pv", distance or 0.0, "m", 2.0, "a known label marks it", iou=rows[one]["match_iou"]
+                "known_pv", distance or 0.0, "m", 2.0, "a known label marks it", details={"iou": rows[one]["match_iou"]}
             )
         elif distance is None:
             found[one] = abstains("known_pv", "no labels to compare with")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataflows.stage_recipes import STAGES, StageRecipes
 from store.chains import runs_by_id
@@ -16,6 +17,14 @@ from store.stale_rows import row_count, schema_version, stale_rows
 
 MACHINE = "machine"
 """``mask_source`` of rows a run may make again; masks a person drew or saw are kept."""
+
+
+def remade(rows: pa.Table) -> pa.BooleanArray:
+    """Whether a build makes each of stale rows again.
+
+    It keeps masks a person drew or saw, and those of a backfill's generation, which rest on more than its labels.
+    """
+    return pc.and_(pc.equal(rows["mask_source"], MACHINE), pc.equal(rows["generation"], 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +74,8 @@ class StaleReport:
     stale: int
     """Rows with another recipe in any stage, which ``run --only-stale`` would make again if they are still planned."""
     kept: int
-    """Rows with another recipe whose mask a person drew or reviewed; they are left alone and do not count as stale."""
+    """Rows with another recipe whose mask a person drew or reviewed, or a backfill made; they are left alone and do not
+    count as stale."""
     stages: Mapping[str, int]
     """Stage → stale rows."""
     groups: Sequence[StaleGroup]
@@ -96,8 +106,7 @@ def stale_report(store: str, today: StageRecipes, *, settings_of: str, limit: in
         StoreError: the table cannot be read.
     """
     found = stale_rows(store, today.recipes)
-    machine = pa.array([source == MACHINE for source in found["mask_source"].to_pylist()], pa.bool_())
-    rows = found.filter(machine)
+    rows = found.filter(remade(found))
     names = ["run_id", *(f"{stage}_recipe" for stage in STAGES)]
     counts = Counter(zip(*(rows[name].to_pylist() for name in names), strict=True)) if len(rows) else Counter()
     runs = runs_by_id(store, sorted({key[0] for key in counts}))

@@ -32,6 +32,10 @@ class Truth:
         self._shapes = [geometry for _, geometry in features]
         self._tree = shapely.STRtree(self._shapes)
 
+    def __len__(self) -> int:
+        """Polygons."""
+        return len(self._shapes)
+
     def standing(self, day: date) -> list[shapely.Geometry]:
         """All polygons that stood on that day, in EPSG:4326."""
         return [shape for shape, when in zip(self._shapes, self._built, strict=True) if when is None or when <= day]

@@ -30,7 +30,7 @@ class ValidationRules:
     """Distance within which known photovoltaics speak for a detection, metres."""
     mask_agreement: str = "review"
     """Which detections the mask factory is asked about: ``none``, ``review`` (those left undecided) or ``all``."""
-    mask_side_px: int = 96
+    mask_side_px: int = 64
     """Longest side of an object in the image the mask factory is shown; larger ones are shown coarser, pixels."""
     model: str = "auto"
     """``auto`` fits a model where labels suffice, ``none`` uses rules alone, anything else is a file of a model."""

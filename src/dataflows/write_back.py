@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import shapely
 
 from dataflows.discovery_config import DiscoveryConfig
 from dataflows.run_summary import FlowSummary
-from store import lance_io
+from dataflows.work_shares import run_lease_id
+from store import lance_io, leases
 from store.catalogue_place import redacted
 from store.code_hash import stage_code
 from store.ducklake_write_back import LAKE_COLUMNS, ROWS, write_detections
+from store.leases import Holder
 from store.lineage import Run, table_versions
+from store.mask_runs import mark_killed
 from store.places import is_remote
 from store.sql import literal
-from utils.errors import ConfigError, SearchError
+from utils.errors import AegirError, ConfigError, SearchError
 
 FLOW = "write-back"
 VERDICTS = ("accept", "review", "reject", "unverifiable")
@@ -98,7 +102,10 @@ def run_write_back(
         detections=detections,
         judged=len(rows),
     )
+    mark_killed(store, FLOW, run_lease_id)
     run.record(store, "running")
+    holder = Holder(run_id=run.run_id, lease_s=config.build.lease_s)
+    leases.claim(store, holder, [run_lease_id(run.run_id)])
     try:
         receipt = write_detections(
             catalog,
@@ -113,6 +120,9 @@ def run_write_back(
         summary.status = "failed"
         run.settle(store, "failed", summary.counts())
         raise
+    finally:
+        with suppress(AegirError):
+            leases.release(store, holder)
     summary.snapshot_before, summary.snapshot = receipt.snapshot_before, receipt.snapshot_after
     for name in ("inserted", "updated", "unchanged", "withdrawn", "superseded"):
         setattr(summary, name, getattr(receipt, name))

@@ -78,6 +78,7 @@ def _msi_columns(profile: ChipProfile) -> list[pa.Field]:
             axes="row, column",
             crs="msi_epsg",
             null=True,
+            compressed=True,
         ),
         *_imagery_columns("msi"),
         column(

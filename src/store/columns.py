@@ -17,6 +17,7 @@ _KEY = {
     "lance-schema:unenforced-primary-key": "true",
     "lance-schema:unenforced-primary-key:position": "1",
 }
+_ZSTD = {"lance-encoding:compression": "zstd"}
 
 
 def column(
@@ -29,6 +30,7 @@ def column(
     crs: str | None = None,
     null: bool = False,
     key: bool = False,
+    compressed: bool = False,
 ) -> pa.Field:
     """One column and what its values mean.
 
@@ -41,9 +43,11 @@ def column(
         crs: CRS of a geometry or raster, or the column that holds its EPSG code.
         null: whether values may be missing.
         key: whether it is the table's primary key.
+        compressed: whether Lance is told to compress it; by itself it compresses no value of a few kilobytes.
     """
     metadata = {"doc": doc} | {k: v for k, v in (("unit", unit), ("axes", axes), ("crs", crs)) if v is not None}
-    return pa.field(name, kind, nullable=null, metadata=metadata | (_KEY if key else {}))
+    told = (_KEY if key else {}) | (_ZSTD if compressed else {})
+    return pa.field(name, kind, nullable=null, metadata=metadata | told)
 
 
 def table_schema(table: str, doc: str, fields: list[pa.Field], profile: ChipProfile | None = None) -> pa.Schema:

@@ -10,6 +10,7 @@ from store import lance_io
 from store.chains import Moment, Reference, found_rows, run_row, scenes_of
 from store.ducklake_write_back import lake_row
 from store.fingerprint import digest
+from store.promotion import candidate_name
 from store.schemas import EVIDENCE
 from store.sql import literal
 from utils.errors import AegirError, CatalogNotFoundError, LabelError, StoreError
@@ -64,25 +65,42 @@ def detection_chain(uri: str | Path, detection_id: str) -> dict[str, Any] | None
 def training_rows(record: Mapping[str, Any]) -> dict[str, Any]:
     """The rows a model was trained on, as its checkpoint records table, version and filter.
 
+    A candidate's table is gone after its fit; where its generation was promoted, the rows are those of the promotion.
+
     Returns:
-        ``rows``, ``by`` (column → value → rows), ``uuids`` (the first ones), ``digest`` (hash of all), and ``unknown``:
-        why the rows cannot be read any more, else None.
+        ``table`` and ``version`` that the rows are of, ``rows``, ``by`` (column → value → rows), ``uuids`` (the first
+        ones), ``digest`` (hash of all), and ``unknown``: why the rows cannot be read any more, else None.
     """
     where = "split = 'train'" + (f" AND ({record['where']})" if record.get("where") else "")
+    table, version = str(record.get("table", "training_data")), record.get("version")
+    nothing: dict[str, Any] = {"table": table, "version": version, "rows": None, "by": {}, "uuids": [], "digest": None}
     try:
-        table, version = str(record.get("table", "training_data")), record.get("version")
+        promoted = None if table == "training_data" else _promotion(record["store"], table)
+        if promoted is not None:
+            table, version = "training_data", promoted
         # other tables have the columns of training_data, and no schema of their own
         dataset = lance_io.open_table(record["store"], table, version)
         names = [name for name in ("uuid", *_COUNTED) if name in dataset.schema.names]
         found = dataset.to_table(columns=names, filter=where)
     except (StoreError, KeyError, ValueError, OSError) as error:
-        return {"rows": None, "by": {}, "uuids": [], "digest": None, "unknown": str(error)}
+        return nothing | {"unknown": str(error)}
     uuids = sorted(found["uuid"].to_pylist())
     by = {
         name: {str(entry["values"]): entry["counts"] for entry in pc.value_counts(found[name]).to_pylist()}
         for name in names[1:]
     }
-    return {"rows": len(uuids), "by": by, "uuids": uuids[:_SHOWN], "digest": digest(uuids), "unknown": None}
+    told = {"rows": len(uuids), "by": by, "uuids": uuids[:_SHOWN], "digest": digest(uuids)}
+    return {"table": table, "version": version, "unknown": None} | told
+
+
+def _promotion(uri: str | Path, table: str) -> int | None:
+    """Version of ``training_data`` that a candidate's table was promoted as; None where it was not."""
+    for known in lance_io.scan(uri, "runs", ["run_id"], "flow = 'gate'").to_pylist():
+        run = run_row(uri, known["run_id"])
+        counts = (run["counts"] or {}) if run else {}
+        if counts.get("receipt") and candidate_name(counts["generation"]) == table:
+            return int(counts["receipt"]["version"])
+    return None
 
 
 def lake_state(uri: str | Path, detection: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from store.sql import literal
 from utils.errors import SearchError
 
 COLUMNS = (
-    "detection_id", "search_id", "outline", "acquired_at", "match", "label_id", "verdict", "validation_recipe",
-    "area_m2", "created_at",
+    "detection_id", "search_id", "outline", "acquired_at", "match", "label_id", "match_iou", "verdict",
+    "validation_recipe", "area_m2", "created_at",
 )  # fmt: skip
 
 

@@ -191,12 +191,11 @@ def rollback(uri: str | Path, tag: str) -> RollbackReceipt:
         StoreNotWritableError: the store cannot be written.
     """
     known = {found.tag: found.version for found in tags.list_tags(uri, TABLE)}
-    pair = (known.get(tag_before(tag)), known.get(tag))
-    if pair[0] is None or pair[1] is None:
+    before, after = known.get(tag_before(tag)), known.get(tag)
+    if before is None or after is None:
         raise PromotionError(
             f"{TABLE} has no tags {tag_before(tag)!r} and {tag!r}; it has: {', '.join(sorted(known)) or 'none'}"
         )
-    before, after = pair
     rows = _promoted_rows(uri, before, after)
     if lance_io.open_table(uri, TABLE).version == after:
         restored = tags.restore(uri, TABLE, tag_before(tag))

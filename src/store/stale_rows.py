@@ -10,7 +10,9 @@ from store.schemas import SCHEMA_VERSION
 from store.sql import literal
 from utils.errors import TableNotFoundError
 
-STALE_COLUMNS = ("uuid", "run_id", "mask_source", "image_recipe", "mask_recipe", "index_recipe", "created_at")
+STALE_COLUMNS = (
+    "uuid", "run_id", "mask_source", "generation", "image_recipe", "mask_recipe", "index_recipe", "created_at",
+)  # fmt: skip
 """Columns of :func:`stale_rows`."""
 
 

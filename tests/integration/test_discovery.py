@@ -220,7 +220,7 @@ def test_a_day_without_imagery_is_refused(settings, capsys):
 
 def slow(settings):
     """Settings of a search that takes a while; what it finds is what the quick one does."""
-    return changed(settings, model_options={"window_px": 128, "arguments": {"pause_s": 0.05}}, batch_size=1)
+    return changed(settings, model_options={"window_px": 128, "arguments": {"pause_s": 0.02}}, batch_size=1)
 
 
 def started(settings, folder):
@@ -262,8 +262,15 @@ def test_a_killed_search_goes_on_to_the_same_result(manner, settings, tmp_path, 
 
 @pytest.mark.slow
 def test_two_searches_at_once_share_the_blocks(settings, tmp_path, reference):
-    slow(settings)
-    runs = [started(settings, tmp_path / f"run-{number}") for number in range(2)]
+    first = started(slow(settings), tmp_path / "first")
+    wait_for_parts(settings, 1)
+    # held, so that they work at the same time however slowly the second one starts
+    first.send("SIGSTOP")
+    known = len(list(settings.parent.glob("out/*/parts/*.tif")))
+    second = started(settings, tmp_path / "second")
+    wait_for_parts(settings, known + 1)
+    first.resume()
+    runs = [first, second]
     codes = [run.wait() for run in runs]
     assert codes == [0, 0], [run.output for run in runs]
     made = [run.summary["blocks_made"] for run in runs]

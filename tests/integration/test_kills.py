@@ -71,6 +71,17 @@ def test_an_interrupt_between_two_lines_of_the_hand_over(scenario, tmp_path):
     judged(case, attacked(case, attacks, tmp_path))
 
 
+@pytest.mark.slow
+def test_an_interrupt_while_the_end_is_written(scenario, tmp_path):
+    """A run that is through says so, and ends as if nobody had interrupted it; a second interrupt ends it at once."""
+    case = scenario("changed labels")
+    attacks = [
+        [kill_at(case, manner, "write runs > MergeInsertBuilder.execute", "before", 2)]
+        for manner in ("SIGTERM", "Ctrl-C", "Ctrl-C twice")
+    ]
+    judged(case, attacked(case, attacks, tmp_path))
+
+
 def test_what_a_kill_leaves_is_removed_when_it_is_old_and_not_before(scenario, tmp_path):
     cleaning = pytest.importorskip("store.cleaning", reason="this version cleans nothing yet")
     case, store = scenario("new store"), tmp_path / "lancedb"

@@ -174,9 +174,11 @@ def _stopped(run: RunProcess, stop: Stop) -> bool:
 
 
 def _unharmed(run: RunProcess, kill: Kill | Stop, code: int) -> bool:
-    """Whether the run was through before a signal from outside reached it."""
+    """Whether the run was through before a signal reached it: it came from outside, or while the end was written."""
     left = any("left" in event and event["code"] != 130 for event in run.events)
-    return isinstance(kill, Stop) and left and code in (0, 3)
+    # a run that is through writes how it ended in spite of one interrupt, and ends as if there had been none
+    settling = isinstance(kill, Kill) and kill.point.what.partition(" > ")[0] == "write runs" and kill.point.nth > 1
+    return (isinstance(kill, Stop) or settling) and left and code in (0, 3)
 
 
 def _told(kill: Kill | Stop) -> str:
