@@ -56,19 +56,17 @@ def read_aligned(
     top, left = start
     first_row, last_row = max(top, 0), min(top + grid.height, raster.height)
     first_column, last_column = max(left, 0), min(left + grid.width, raster.width)
-    shape = (max(last_row - first_row, 0), max(last_column - first_column, 0))
-    found: Planes | None = None
-    if all(shape):
-        window = Window(first_column, first_row, shape[1], shape[0])
-        found = _window(raster, assets, window, [nodata(raster, asset) for asset in assets], display=display)
-        if found is None or shape == (grid.height, grid.width):
-            return found
     values = np.zeros((len(assets), grid.height, grid.width), dtypes.pop())
     holds = np.zeros((grid.height, grid.width), bool)
-    if found is None:
-        return values, holds
-    place = slice(first_row - top, last_row - top), slice(first_column - left, last_column - left)
-    values[(slice(None), *place)], holds[place] = found
+    if first_row < last_row and first_column < last_column:
+        window = Window(first_column, first_row, last_column - first_column, last_row - first_row)
+        place = slice(first_row - top, last_row - top), slice(first_column - left, last_column - left)
+        # read into its place: large arrays that are made and copied cost more than the rest
+        inside = values[(slice(None), *place)]
+        present = _read_window(raster, assets, window, inside, [nodata(raster, asset) for asset in assets], display)
+        if present is None:
+            return None
+        holds[place] = present
     return values, holds
 
 
@@ -89,29 +87,33 @@ def _is_crs(wkt: str, epsg: int) -> bool:
     return bool(rasterio.CRS.from_wkt(wkt) == rasterio.CRS.from_epsg(epsg))
 
 
-def _window(
+def _read_window(
     raster: rasterio.DatasetReader,
     assets: Sequence[Asset],
     window: Window,
+    values: NDArray[np.generic],
     nodata: list[float | None],
-    *,
     display: bool,
-) -> Planes | None:
-    """Values and validity inside the raster, by the rules of :mod:`store.imagery.warp`."""
+) -> NDArray[np.bool_] | bool | None:
+    """Read a window inside the raster into ``values`` and say where it holds data.
+
+    By the rules of :mod:`store.imagery.warp`; True is everywhere, None where bands that are not read have a say.
+    """
     indexes = [asset.index for asset in assets]
-    if has_alpha(raster):
-        planes = raster.read([*indexes, raster.colorinterp.index(ColorInterp.alpha) + 1], window=window)
-        return planes[:-1], planes[-1] > 0
-    if MaskFlags.per_dataset in raster.mask_flag_enums[indexes[0] - 1]:
-        return raster.read(indexes, window=window), raster.read_masks(indexes[0], window=window) > 0
-    if len(set(nodata)) > 1:
-        return None
-    values = raster.read(indexes, window=window)
+    alpha = has_alpha(raster)
+    masked = MaskFlags.per_dataset in raster.mask_flag_enums[indexes[0] - 1]
+    colours = display and values.dtype == np.uint8
+    if not alpha and not masked:
+        # colours are missing where all bands of the file are
+        whole = sorted(set(indexes)) == list(range(1, raster.count + 1))
+        if len(set(nodata)) > 1 or (nodata[0] is not None and colours and not whole):
+            return None
+    raster.read(indexes, window=window, out=values)
+    if alpha:
+        return np.asarray(raster.read(raster.colorinterp.index(ColorInterp.alpha) + 1, window=window) > 0)
+    if masked:
+        return np.asarray(raster.read_masks(indexes[0], window=window) > 0)
     if nodata[0] is None:
-        return values, np.ones(values.shape[1:], bool)
+        return True
     present = values != np.asarray(nodata[0]).astype(values.dtype)
-    if not (display and values.dtype == np.uint8):
-        return values, np.logical_and.reduce(present)
-    # colours are missing where all bands of the file are
-    whole = sorted(set(indexes)) == list(range(1, raster.count + 1))
-    return (values, np.logical_or.reduce(present)) if whole else None
+    return np.asarray(present.any(axis=0) if colours else present.all(axis=0))

@@ -199,7 +199,8 @@ class LocalImagery:
 def _without(pixels: NDArray[Any], empty: NDArray[np.bool_]) -> NDArray[Any]:
     """Pixels (bands, rows, columns) with 0 where a pixel is empty, in place."""
     if empty.any():
-        np.copyto(pixels, 0, where=empty)
+        # several times faster than a masked copy
+        np.multiply(pixels, ~empty, out=pixels, casting="unsafe")
     return pixels
 
 
