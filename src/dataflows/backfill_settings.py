@@ -43,6 +43,8 @@ class GateSettings:
     """Share of the draws between the two ends of an interval."""
     tolerance: float = 0.02
     """A fall of IoU or F1 by more than this keeps a generation back, whatever the noise."""
+    least_iou: float = 0.05
+    """A model below this IoU has learned nothing that could speak for its generation."""
     seed: int = 42
     """Seed of the bootstrap and of the fit."""
     epochs: int = 30
@@ -60,5 +62,5 @@ class GateSettings:
             raise ConfigError("gate.draws, gate.epochs and gate.batch_chips are whole numbers from 1 on")
         if not 0 < self.level < 1:
             raise ConfigError(f"gate.level is {self.level}; between 0 and 1")
-        if self.tolerance < 0:
-            raise ConfigError(f"gate.tolerance is {self.tolerance}; 0 or more")
+        if min(self.tolerance, self.least_iou) < 0:
+            raise ConfigError(f"gate.tolerance is {self.tolerance}, gate.least_iou {self.least_iou}; 0 or more")

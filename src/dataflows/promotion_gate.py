@@ -1,7 +1,7 @@
 """Whether a generation of masks makes models better: judged on gold and reviewed test rows alone, then promoted or not.
 
 The rule: neither IoU nor F1 of the PV class may fall by more than the noise of the comparison (half the interval of a
-paired bootstrap over split cells), nor by more than the stated tolerance.
+paired bootstrap over split cells), nor by more than the stated tolerance; and the model must have learned something.
 """
 
 import json
@@ -46,8 +46,8 @@ class GateReport:
     """Why, or why not."""
     metrics: dict[str, float | None]
     """``current/iou``, ``candidate/iou``, ``difference/iou``, ``low/iou``, ``high/iou``, likewise ``f1``."""
-    noise: dict[str, float]
-    """Measure → half the interval of its difference."""
+    noise: dict[str, float | None]
+    """Measure → half the interval of its difference; None where a measure is undefined."""
     allowed: dict[str, float]
     """Measure → fall that is let through: the noise, at most the tolerance."""
     chips: int
@@ -138,14 +138,14 @@ def run_gate(
     found = paired_differences(
         current, candidate, cells, draws=settings.draws, level=settings.level, seed=settings.seed
     )
-    allowed = {name: min(one.noise, settings.tolerance) for name, one in found.items()}
-    falls = _falls(found, allowed)
+    allowed = {name: min(settings.tolerance, one.noise) for name, one in found.items()}
+    falls = _falls(found, allowed) or _too_weak(found["iou"], settings)
     report = GateReport(
         generation=generation,
         promoted=not falls,
         reason="; ".join(falls) or "; ".join(_told(name, one) for name, one in found.items()),
         metrics=_metrics(found),
-        noise={name: one.noise for name, one in found.items()},
+        noise={name: one.noise if math.isfinite(one.noise) else None for name, one in found.items()},
         allowed=allowed,
         chips=len(scores[0]),
         cells=len(np.unique(cells)),
@@ -205,6 +205,13 @@ def _falls(found: Mapping[str, Difference], allowed: Mapping[str, float]) -> lis
         elif -one.value > allowed[name]:
             told.append(f"{_told(name, one)}: more than the {allowed[name]:.4f} let through")
     return told
+
+
+def _too_weak(iou: Difference, settings: GateSettings) -> list[str]:
+    """A model that finds nothing does not fall either; that is no reason to promote what it was trained on."""
+    if iou.second >= settings.least_iou:
+        return []
+    return [f"{_told('iou', iou)}: the candidate stays below gate.least_iou {settings.least_iou}; train it for longer"]
 
 
 def _told(name: str, one: Difference) -> str:
