@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,8 @@ def mark_verdicts(uri: str | Path, judgements: Mapping[str, Judgement], recipes:
     """
     now, written = datetime.now(UTC), 0
     for part in _parts(list(judgements)):
-        receipt = lance_io.write_chosen(
-            uri, "detections", lambda dataset, ids=part: _marked(dataset, ids, judgements, recipes, now)
-        )  # type: ignore[misc]
+        chosen = partial(_marked, ids=part, judgements=judgements, recipes=recipes, now=now)
+        receipt = lance_io.write_chosen(uri, "detections", chosen)
         written += receipt.updated
     return written
 
