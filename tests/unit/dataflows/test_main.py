@@ -126,7 +126,7 @@ class TestRefused:
 
     def test_each(self, options, region, tmp_path, capsys):
         store = ["--store", region.settings["store"]]
-        assert "known: build, change, context, masks, sample" in self.refused(capsys, "run", "nonsense", *options)
+        assert "known: backfill, build, change, context, discover, masks, sample, validate" in self.refused(capsys, "run", "nonsense", *options)
         assert "known: build, change, context, masks, sample" in self.refused(capsys, "plan", "nonsense", *options)
         assert "has no plan" in self.refused(capsys, "plan", "sample", *options)
         assert "own command" in self.refused(capsys, "run", "sample", *options)
