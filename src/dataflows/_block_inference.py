@@ -206,7 +206,7 @@ def _windows(
         for top in lattice.starts(block.top_px, block.grid.height)
         for left in lattice.starts(block.left_px, block.grid.width)
     )
-    wanted = ((top, left) for top, left in places if _holds(image.valid, top, left, side))
+    wanted = (place for place in places if _holds(image.valid, *place, lattice))
     while batch := list(islice(wanted, batch_size)):
         images = np.empty((len(batch), len(pixels), side, side), pixels.dtype)
         for target, (top, left) in zip(images, batch, strict=True):
@@ -217,8 +217,10 @@ def _windows(
             yield PlacedWindow(top=top, left=left, data=data)
 
 
-def _holds(valid: NDArray[np.bool_], top: int, left: int, side: int) -> bool:
-    return bool(valid[max(top, 0) : top + side, max(left, 0) : left + side].any())
+def _holds(valid: NDArray[np.bool_], top: int, left: int, lattice: WindowLattice) -> bool:
+    """Whether the core of a window holds a valid pixel of the block."""
+    begin, beside, core = top + lattice.margin_px, left + lattice.margin_px, lattice.core_px
+    return bool(valid[max(begin, 0) : begin + core, max(beside, 0) : beside + core].any())
 
 
 def _part_of(raster: ChipGrid, rows: Reach, columns: Reach) -> ChipGrid:
@@ -230,12 +232,14 @@ def _part_of(raster: ChipGrid, rows: Reach, columns: Reach) -> ChipGrid:
 
 def _mirror(chip: RasterChip, rows: Reach, columns: Reach) -> None:
     """Fill pixels beyond the raster's edge that hold no data with those mirrored at the edge, in place."""
+    held = chip.valid.copy()
     for part in columns.beyond:
         shown = chip.data[:, :, columns.mirrored[part]]
-        np.copyto(chip.data[:, :, part], shown, where=~chip.valid[:, part])
+        np.copyto(chip.data[:, :, part], shown, where=~held[:, part])
+        held[:, part] |= held[:, columns.mirrored[part]]
     for part in rows.beyond:
         shown = chip.data[:, rows.mirrored[part]]
-        np.copyto(chip.data[:, part], shown, where=~chip.valid[part])
+        np.copyto(chip.data[:, part], shown, where=~held[part])
 
 
 def _ahead(

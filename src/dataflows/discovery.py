@@ -169,6 +169,8 @@ def _take(work: _Work, block: SearchBlock, result: BlockProbabilities | Failure,
 
 def _inside(results: Iterator[BlockResult], outline: shapely.Geometry | None) -> Iterator[BlockResult]:
     """Results with nodata where a pixel's centre lies outside the area of interest."""
+    if outline is not None:
+        shapely.prepare(outline)
     for block, found in results:
         footprint = block.grid.footprint
         if isinstance(found, Failure) or outline is None or outline.covers(footprint):

@@ -19,7 +19,7 @@ from dataflows.drawing import enable_notebook_display
 from dataflows.flow_inputs import build_inputs, context_inputs, discovery_inputs, mask_inputs
 from dataflows.generation_loop import AskedMasks, run_generation
 from dataflows.partition_loop import run_build
-from dataflows.run_summary import ContextSummary, GenerationSummary, RunSummary
+from dataflows.run_summary import ContextSummary, DiscoverySummary, GenerationSummary, RunSummary
 from dataflows.stage_recipes import NEW_SETTINGS, STAGE_SETTINGS, StageRecipes, stage_recipes
 from store import sample_files
 from utils.errors import ConfigError, UnknownNameError
@@ -242,27 +242,40 @@ def run(
 
 @overload
 def run(
-    name: str,
-    config: BuildConfig | ContextConfig | Mapping[str, Any],
+    name: Literal["discover"],
+    config: DiscoveryConfig | Mapping[str, Any],
     *,
     retry_errors: bool = ...,
     since_snapshot: int | None = ...,
     fail_fast: bool = ...,
     only_stale: bool = ...,
     progress: Callable[[Any], None] | None = ...,
-) -> RunSummary | ContextSummary: ...
+) -> DiscoverySummary: ...
+
+
+@overload
+def run(
+    name: str,
+    config: BuildConfig | ContextConfig | DiscoveryConfig | Mapping[str, Any],
+    *,
+    retry_errors: bool = ...,
+    since_snapshot: int | None = ...,
+    fail_fast: bool = ...,
+    only_stale: bool = ...,
+    progress: Callable[[Any], None] | None = ...,
+) -> RunSummary | ContextSummary | DiscoverySummary: ...
 
 
 def run(
     name: str,
-    config: BuildConfig | ContextConfig | Mapping[str, Any],
+    config: BuildConfig | ContextConfig | DiscoveryConfig | Mapping[str, Any],
     *,
     retry_errors: bool = False,
     since_snapshot: int | None = None,
     fail_fast: bool = False,
     only_stale: bool = False,
     progress: Callable[[Any], None] | None = None,
-) -> RunSummary | ContextSummary:
+) -> RunSummary | ContextSummary | DiscoverySummary:
     """Run a flow to its end.
 
     Args:
@@ -294,11 +307,16 @@ def run(
     if name == "context":
         told = _context_config(config)
         return run_context(told, build_driver(name, told), progress=progress)
+    if name == "discover":
+        # it builds its driver here
+        from dataflows.discovery import run_discovery  # noqa: PLC0415
+
+        return run_discovery(_discovery_config(config), progress=progress)
     if name == "change":
         settings = change_inputs(_plain(name, config))
         run_change(settings)
         return RunSummary(flow=name, status="done", store=settings["raster_path"] or "")
-    if isinstance(config, BuildConfig | ContextConfig) or set(config) != {"root", "size", "seed"}:
+    if isinstance(config, BuildConfig | ContextConfig | DiscoveryConfig) or set(config) != {"root", "size", "seed"}:
         raise ConfigError(f"the flow {name!r} takes root, size and seed")
     run_sample(**config)
     return RunSummary(flow=name, status="done", store=str(config["root"]))

@@ -146,6 +146,8 @@ def run_flywheel(
         raise ConfigError(f"rounds is {rounds}; a whole number from 0 on")
     if from_model and config.model is None:
         raise ConfigError("there is no model to start from; set `model`, or let round 0 fit one")
+    if from_model and not Path(str(config.model)).is_file():
+        raise ConfigError(f"{config.model} is no file; the gate compares checkpoints of `python -m training fit`")
     lance_io.check_writable(config.store)
     wheel = _Wheel(
         config, rounds, _stages() if stages is None else stages, progress or (lambda _: None), from_model=from_model
@@ -203,7 +205,7 @@ class _Wheel:
         if row is None:
             row = Round(flywheel_id=self.summary.flywheel_id, number=number, model="")
             if number:
-                row.model, row.table_version = _next_model(self._rows[number - 1])
+                row.model, row.table_version, row.metrics = _handed_on(self._rows[number - 1])
             elif self._from_model:
                 row.model = str(self._config.model)
             self._rows[number] = row
@@ -260,11 +262,14 @@ def _taken_over(row: Round, values: Mapping[str, Any]) -> None:
         row.model, row.table_version = str(values["checkpoint"]), int(values.get("table_version", 0))
 
 
-def _next_model(row: Round) -> tuple[str, int]:
-    """Checkpoint and table version the round after ``row`` searches with."""
+def _handed_on(row: Round) -> tuple[str, int, dict[str, float]]:
+    """Checkpoint and table version the round after ``row`` searches with, and what the gate measured of that model."""
+    which = "candidate" if row.promoted else "model"
+    measured = {f"model_{name}": row.metrics.get(f"{which}_{name}") for name in ("iou", "f1")}
+    known = {name: value for name, value in measured.items() if value is not None}
     if row.promoted:
-        return str(row.stages["candidate"]["checkpoint"]), int(row.stages["gate"]["table_version"])
-    return row.model, row.table_version
+        return str(row.stages["candidate"]["checkpoint"]), int(row.stages["gate"]["table_version"]), known
+    return row.model, row.table_version, known
 
 
 @contextmanager

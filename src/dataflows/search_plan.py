@@ -110,7 +110,12 @@ def search_plan(
     for name, finding in rule_findings.items():
         free = np.array([taken is None for taken in pruned_by], np.bool_)
         pruned_by[finding.pruned & free] = name
-    ground = shapely.area(shapely.intersection(block_boxes(covered_blocks), search_area))
+    boxes = block_boxes(covered_blocks)
+    ground = shapely.area(boxes)
+    # a country's outline is cut at its border alone
+    shapely.prepare(search_area)
+    across = ~shapely.covers(search_area, boxes)
+    ground[across] = shapely.area(shapely.intersection(boxes[across], search_area))
     return SearchPlan(
         blocks=covered_blocks,
         km2=np.asarray(ground, np.float64) / 1e6,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -49,5 +50,6 @@ def write_features(path: str | Path, features: Sequence[tuple[Mapping[str, Any],
     except OSError as error:
         raise RasterWriteError(f"{target} cannot be written: {error}; free some space or set `out`") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
     return size

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from store.fingerprint import file_sha256
-from training import predict
 from training.inputs import InputSpec, reflectance_channels
 from training.module_options import ModuleOptions, module_options
 from training.scene_models import SceneModel, checked_probabilities
@@ -117,6 +116,9 @@ def checkpoint_model(checkpoint: str, *, device: str, amp: bool, tta: bool) -> S
         raise WeightsNotFoundError(
             f"no checkpoint at {checkpoint}; train one with `python -m training fit`, or give package.module:Class"
         )
+    # lightning and the model zoo, which a module by class path does not need
+    from training import predict  # noqa: PLC0415
+
     module = predict.load(checkpoint)
     spec = module.inputs
     if spec is None:

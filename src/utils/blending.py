@@ -1,10 +1,11 @@
 """Windows of a search raster and how their probabilities become one: a lattice, and Hann flanks where windows meet.
 
 Windows lie on one endless lattice whose origin is the raster's upper-left pixel, so that a pixel's windows, and with
-them its value, do not depend on which block asks for it. A pixel lies in at most two windows per axis. Where two meet,
-the weight goes over from one to the other along half a Hann window, ``w(i) = sin²(π (i + ½) / (2 overlap))``
-(Pielawski and Wählby 2020, "Introducing Hann windows for reducing edge-effects in patch-based image segmentation",
-PLOS ONE 15(3) e0229839); elsewhere the one window counts alone. Weights of the two sum to 1.
+them its value, do not depend on which block asks for it. The outer quarter of the overlap counts nothing on either
+side, because a network sees nothing beyond its window; what is left of a window is its core. A pixel lies in at most
+two cores per axis. Where two meet, the weight goes over from one to the other along half a Hann window,
+``w(i) = sin²(π (i + ½) / (2 blend))`` (Pielawski and Wählby 2020, "Introducing Hann windows for reducing edge-effects
+in patch-based image segmentation", PLOS ONE 15(3) e0229839); elsewhere one core counts alone. The two sum to 1.
 """
 
 from collections.abc import Iterable, Iterator
@@ -75,11 +76,21 @@ class WindowLattice:
         """Pixels from one window to the next."""
         return self.window_px - self.overlap_px
 
+    @property
+    def margin_px(self) -> int:
+        """Pixels along each edge of a window that count nothing."""
+        return self.overlap_px // 4
+
+    @property
+    def core_px(self) -> int:
+        """Rows and columns of a window that count."""
+        return self.window_px - 2 * self.margin_px
+
     def starts(self, first: int, length: int) -> range:
-        """First pixels of all windows that hold one of the ``length`` pixels from ``first`` on, along one axis."""
-        stride = self.stride_px
-        begin = (first - self.window_px) // stride + 1
-        end = -((-first - length) // stride)
+        """First pixels of all windows whose core holds one of the ``length`` pixels from ``first`` on, on one axis."""
+        stride, margin = self.stride_px, self.margin_px
+        begin = (first - margin - self.core_px) // stride + 1
+        end = -((margin - first - length) // stride)
         return range(begin * stride, end * stride, stride)
 
     def reach(self, first: int, length: int, raster_length: int) -> "Reach":
@@ -96,8 +107,9 @@ class WindowLattice:
 
     @property
     def flank(self) -> NDArray[np.float32]:
-        """Weight of the later of two windows on the pixels they share, shape (overlap_px,), rising from 0 to 1."""
-        steps = (np.arange(self.overlap_px) + 0.5) / max(self.overlap_px, 1)
+        """Weight of the later of two cores on the pixels they share, shape (blend,), rising from 0 to 1."""
+        shared = self.overlap_px - 2 * self.margin_px
+        steps = (np.arange(shared) + 0.5) / max(shared, 1)
         return (np.sin(np.pi / 2 * steps) ** 2).astype(np.float32)
 
 
@@ -120,8 +132,8 @@ def blended(windows: Iterable[PlacedWindow], lattice: WindowLattice, valid: NDAr
     Rows that no later window reaches are quantised at once, so one row of windows is held in float32.
 
     Args:
-        windows: windows that hold a pixel of the block, row by row, left to right. Where ``valid`` is true, all of
-            them must be there; others may be left out.
+        windows: windows whose core holds a pixel of the block, row by row, left to right. Where ``valid`` is true, all
+            of them must be there; others may be left out.
         lattice: where windows lie.
         valid: where the block holds imagery, shape (rows, columns).
 
@@ -130,16 +142,17 @@ def blended(windows: Iterable[PlacedWindow], lattice: WindowLattice, valid: NDAr
     """
     height, width = valid.shape
     found = np.zeros((height, width), np.uint8)
-    strip = np.zeros((lattice.window_px, width), np.float32)
-    carried = np.zeros((lattice.overlap_px, width), np.float32)
-    flank = lattice.flank
+    flank, core = lattice.flank, lattice.core_px
+    strip = np.zeros((core, width), np.float32)
+    carried = np.zeros((len(flank), width), np.float32)
     for top, row in _rows(windows):
         for window in row:
-            _mix_in(strip, window, flank)
+            _mix_in(strip, window, flank, lattice.margin_px)
         strip[: len(flank)] = carried + flank[:, None] * (strip[: len(flank)] - carried)
         carried[:] = strip[lattice.stride_px :]
-        first, last = max(top, 0), min(top + lattice.window_px, height)
-        found[first:last] = _quantised(strip[first - top : last - top])
+        begin = top + lattice.margin_px
+        first, last = max(begin, 0), min(begin + core, height)
+        found[first:last] = _quantised(strip[first - begin : last - begin])
     found[~valid] = PROBABILITY_NODATA
     return found
 
@@ -155,16 +168,17 @@ def _rows(windows: Iterable[PlacedWindow]) -> Iterator[tuple[int, list[PlacedWin
         yield row[0].top, row
 
 
-def _mix_in(strip: NDArray[np.float32], window: PlacedWindow, flank: NDArray[np.float32]) -> None:
-    """Lay a window over what lies to its left: mixed along its left flank, alone beyond."""
-    side = window.data.shape[1]
-    first, last = max(window.left, 0), min(window.left + side, strip.shape[1])
-    inner = min(max(window.left + len(flank), first), last)
+def _mix_in(strip: NDArray[np.float32], window: PlacedWindow, flank: NDArray[np.float32], margin: int) -> None:
+    """Lay the core of a window over what lies to its left: mixed along its left flank, alone beyond."""
+    core = window.data[margin : margin + len(strip), margin : margin + len(strip)]
+    begin = window.left + margin
+    first, last = max(begin, 0), min(begin + len(strip), strip.shape[1])
+    inner = min(max(begin + len(flank), first), last)
     if first < inner:
-        shared = window.data[:, first - window.left : inner - window.left]
+        shared = core[:, first - begin : inner - begin]
         left = strip[:, first:inner]
-        left += flank[first - window.left : inner - window.left] * (shared - left)
-    strip[:, inner:last] = window.data[:, inner - window.left : last - window.left]
+        left += flank[first - begin : inner - begin] * (shared - left)
+    strip[:, inner:last] = core[:, inner - begin : last - begin]
 
 
 def _quantised(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:

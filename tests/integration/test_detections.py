@@ -20,8 +20,9 @@ from dataflows.detections import (
     store_detections,
 )
 from dataflows.discovery_config import from_mapping
+from store.probability_rasters import ProbabilityParts
 from store.vectors import read_features
-from support.detection_rasters import HeldParts, raster_over
+from support.detection_rasters import DAY, HeldParts, raster_of, raster_over
 from utils.geo import reproject
 
 
@@ -109,3 +110,26 @@ def test_list_and_export_by_the_command_line(search, tmp_path, capsys) -> None:
     assert main([*command, "--where", "no such column > 3"]) == 2
     assert main(["detections", "list", "--store", store, "--search", "z"]) == 2
     assert "there are: s1" in capsys.readouterr().err
+
+
+def test_parts_on_disk_give_the_same_and_a_corrupt_one_is_ground_not_searched(tmp_path) -> None:
+    data = np.zeros((96, 96), np.uint8)
+    data[10:60, 20:80] = 200
+    data[70:90, 5:25] = 255
+    data[75:80, 30:90] = 230
+    held = HeldParts(data=data, block_px=32)
+    parts = ProbabilityParts(tmp_path, raster_of(data), 32)
+    for block in parts.blocks.values():
+        read = held.read(block)
+        parts.write(block, read.data, read.scene_ids, DAY, "camera")
+    blocks = list(parts.blocks.values())
+    found = found_objects(parts, parts.raster, blocks, DetectionRule())
+    assert found.equals(found_objects(held, held.raster, held.blocks, DetectionRule()))
+    assert len(found) == 2
+    whole = parts.path(blocks[4])
+    whole.write_bytes(whole.read_bytes()[:-40])
+    held.missing = {blocks[4].block_id}
+    assert parts.done() == held.done()
+    left = found_objects(parts, parts.raster, blocks, DetectionRule())
+    assert left.equals(found_objects(held, held.raster, held.blocks, DetectionRule()))
+    assert left["pixels"][0].as_py() == 50 * 60 - 28 * 32

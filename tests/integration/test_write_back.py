@@ -18,6 +18,7 @@ from dataflows.__main__ import EXIT_REFUSED, main
 from dataflows.discovery_config import load
 from dataflows.write_back import run_write_back
 from store import ducklake, lance_io
+from store.detection_chains import training_rows
 from store.lineage import Run
 from support import judged_search, mini_region
 from support.judged_search import detection, detection_id, finding, stored
@@ -169,7 +170,7 @@ class TestRefusals:
         assert status == "failed"
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["after", pytest.param("before", marks=pytest.mark.slow)])
 def test_a_kill_around_the_commit_loses_and_doubles_nothing(region, when):
     stored(region.store, [detection("a", 9.81, 47.85), detection("b", 9.82, 47.85)])
     code = f"""
@@ -224,8 +225,12 @@ class TestExplain:
     def json(self, region, *asked):
         return json.loads(region.main("explain", *asked, "--store", region.store, "--json"))
 
-    def test_as_json(self, explained):
+    def test_in_every_form(self, explained):
         region, version, scene = explained
+        text = region.main("explain", detection_id("a"), "--store", region.store)
+        for told in ("not written back", "bright <frame> & blue", f"version {version}", f"scene {scene}"):
+            assert told in text
+        assert "scene gone, not in the table of scenes" in text
         written = region.write()
         chain = self.json(region, detection_id("a")[:10])
         assert chain["detection"]["detection_id"] == detection_id("a")
@@ -240,21 +245,12 @@ class TestExplain:
         assert chain["lake"]["snapshot"] == written["snapshot"]
         assert chain["lake"]["written_run_id"] == written["run_id"]
 
-    def test_as_text(self, explained):
-        region, version, scene = explained
         text = region.main("explain", detection_id("a"), "--store", region.store)
-        assert "not written back" in text
-        assert "bright <frame> & blue" in text
-        assert f"version {version}" in text
-        assert f"scene {scene}" in text
-        assert "scene gone, not in the table of scenes" in text
-        snapshot = region.write()["snapshot"]
-        text = region.main("explain", detection_id("a"), "--store", region.store)
-        assert f"snapshot {snapshot}: accept" in text
+        assert f"snapshot {written['snapshot']}: accept" in text
+        self.drawn(region)
+        self.at_a_version(region)
 
-    def test_as_mermaid(self, explained):
-        region, *_ = explained
-        region.write()
+    def drawn(self, region):
         lines = region.main("explain", detection_id("a"), "--store", region.store, "--format", "mermaid").splitlines()
         edges = {tuple(line.split(" --> ")) for line in map(str.strip, lines) if " --> " in line}
         nodes = {found[1] for line in lines if (found := re.match(r'\s+(\w+)[\[({]+"', line))}
@@ -263,15 +259,18 @@ class TestExplain:
         assert {("scene0", "search"), ("detection", "finding0"), ("finding1", "verdict")} <= edges
         assert {name for edge in edges for name in edge} <= nodes
 
-    def test_at_a_version_of_the_table(self, explained):
-        region, *_ = explained
+    def at_a_version(self, region):
         version = lance_io.open_table(region.store, "detections").version
         stored(region.store, [detection("a", 9.81, 47.85, verdict="reject")])
         assert self.json(region, detection_id("a"))["detection"]["verdict"] == "reject"
         assert self.json(region, f"{detection_id('a')}@{version}")["detection"]["verdict"] == "accept"
 
-    def test_of_a_model_and_a_lake_that_are_gone(self, explained, tmp_path):
-        region, *_ = explained
+    def test_of_what_is_gone(self, explained, tmp_path):
+        region, version, _ = explained
+        record = {"store": region.store, "table": "training_data", "version": version}
+        assert training_rows(record)["unknown"] is None
+        assert "version" in training_rows(record | {"version": 999})["unknown"]
+        assert "no detection" in region.main("explain", "ffffffff", "--store", region.store, code=EXIT_REFUSED)
         region.write()
         (tmp_path / "best.ckpt").write_bytes(b"no checkpoint")
         (tmp_path / "region" / "labels.ducklake").rename(tmp_path / "away")
@@ -280,19 +279,6 @@ class TestExplain:
         assert "no DuckLake catalogue" in chain["lake"]["unknown"]
         assert "unknown" in region.main("explain", detection_id("a"), "--store", region.store)
         region.main("explain", detection_id("a"), "--store", region.store, "--format", "mermaid")
-
-    def test_of_training_rows_that_are_gone(self, explained):
-        from store.detection_chains import training_rows
-
-        region, version, _ = explained
-        record = {"store": region.store, "table": "training_data", "version": version}
-        assert training_rows(record)["unknown"] is None
-        assert "version" in training_rows(record | {"version": 999})["unknown"]
-
-    def test_an_id_of_nothing(self, explained):
-        region, *_ = explained
-        refused = region.main("explain", "ffffffff", "--store", region.store, code=EXIT_REFUSED)
-        assert "no detection" in refused
 
 
 def test_recipes_of_other_judgements_do_not_count(region):

@@ -58,6 +58,8 @@ class Stages(dict):
             | ({"tag": f"t{number}", "table_version": 10 + number} if number in self.promoted else {}),
         }.get(name, {})
         metrics = {"recall_before": 0.5 + number / 10, "recall_after": 0.4 + number / 10} if name == "measure" else {}
+        if name == "gate":
+            metrics = {"model_iou": 0.3, "candidate_iou": 0.3 + number / 10}
         counts = {"detections": 100 + number} if name == "discover" else {}
         return StageReceipt(values=values, counts=counts, metrics=metrics, bytes_written=7)
 
@@ -86,6 +88,8 @@ def test_rounds_run_in_order_and_hand_the_model_on(tmp_path):
     ]  # fmt: skip
     assert rows[1].counts == {"detections": 101}
     assert rows[1].metrics["recall_before"] == pytest.approx(0.6)
+    # the last model was measured as the candidate of round 2
+    assert [row.metrics.get("model_iou") for row in rows] == [None, 0.3, 0.3, 0.5]
     assert rows[1].bytes == dict.fromkeys(EACH, 7)
     assert set(rows[1].seconds) == set(EACH)
 
@@ -137,8 +141,12 @@ def test_a_model_of_the_settings_is_started_from(tmp_path):
     stages = Stages()
     with pytest.raises(ConfigError, match="no model to start from"):
         turned(tmp_path, stages, from_model=True)
-    run_flywheel(settings(tmp_path, model="mine.ckpt"), rounds=0, stages=stages, from_model=True)
-    assert {model for number, name, model in stages.calls if name in ("build", "gold", "fit")} == {"mine.ckpt"}
+    with pytest.raises(ConfigError, match="no file"):
+        run_flywheel(settings(tmp_path, model="package:Class"), rounds=0, stages=stages, from_model=True)
+    mine = tmp_path / "mine.ckpt"
+    mine.touch()
+    run_flywheel(settings(tmp_path, model=str(mine)), rounds=0, stages=stages, from_model=True)
+    assert {model for number, name, model in stages.calls if name in ("build", "gold", "fit")} == {str(mine)}
 
 
 def test_refused_before_anything_runs(tmp_path):

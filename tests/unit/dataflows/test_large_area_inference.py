@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from hamilton import driver
+from hamilton import ad_hoc_utils, driver
 from scipy.ndimage import correlate
 
 from dataflows import large_area_inference
@@ -26,6 +26,7 @@ from support.search_scenes import (
 )
 from utils.errors import BandError, ConfigError, ModelError, NoImageryError, RasterWriteError
 from utils.search_blocks import PROBABILITY_NODATA, search_blocks
+from utils.types import ImagerySource
 
 torch.set_num_threads(1)
 
@@ -174,12 +175,9 @@ def test_windows_without_imagery_are_not_computed(folder):
 def test_a_block_says_what_it_was_read_from(folder):
     source, raster = imagery(folder), raster_grid(HEIGHT, WIDTH)
     blocks = search_blocks(raster, 150)
-    results = dict(
-        (block.block_id, found)
-        for block, found in infer_blocks(
-            source, PlainModel(brightness), raster, blocks, scene_ids(source), window_px=64, overlap_px=16, batch_size=4
-        )
-    )
+    options = {"window_px": 64, "overlap_px": 16, "batch_size": 4}
+    inferred = infer_blocks(source, PlainModel(brightness), raster, blocks, scene_ids(source), **options)
+    results = {block.block_id: found for block, found in inferred}
     assert list(results) == [block.block_id for block in blocks]
     first, empty = results["r00000-c00000"], results["r00001-c00002"]
     assert isinstance(first, BlockProbabilities)
@@ -283,16 +281,13 @@ def test_a_disk_that_is_full_ends_the_search_and_keeps_what_is_done(folder, tmp_
     parts = ProbabilityParts(tmp_path / "parts", raster, 150)
     model = PlainModel(brightness)
     options = {"window_px": 64, "overlap_px": 16, "batch_size": 4}
-    done = []
+    inferred = infer_blocks(source, model, raster, parts.blocks.values(), scene_ids(source), **options)
+    # a folder has taken the name of one part
+    (tmp_path / "parts" / "r00000-c00002.tif" / "x").mkdir(parents=True)
     with pytest.raises(RasterWriteError, match="r00000-c00002"):
-        for block, _ in written_blocks(
-            parts, infer_blocks(source, model, raster, parts.blocks.values(), scene_ids(source), **options)
-        ):
-            done.append(block.block_id)
-            # the name of the part after the next is taken by a folder
-            (tmp_path / "parts" / "r00000-c00002.tif" / "x").mkdir(parents=True, exist_ok=True)
-    assert done == ["r00000-c00000", "r00000-c00001"]
-    assert parts.done() == set(done)
+        list(written_blocks(parts, inferred))
+    assert {"r00000-c00000", "r00000-c00001"} <= parts.done()
+    assert "r00000-c00002" not in parts.done()
 
 
 def test_a_search_that_is_left_stops_reading(folder):
@@ -309,7 +304,12 @@ def test_a_search_that_is_left_stops_reading(folder):
 
 def test_nodes_make_the_raster_and_go_on_where_they_stood(folder, tmp_path):
     source, raster = imagery(folder), raster_grid(HEIGHT, WIDTH)
-    built = driver.Builder().with_modules(large_area_inference).build()
+
+    def search_imagery() -> ImagerySource:
+        return source
+
+    nodes = ad_hoc_utils.create_temporary_module(search_imagery)
+    built = driver.Builder().with_modules(nodes, large_area_inference).build()
     inputs = {
         "model": MODEL,
         "model_options": {"window_px": 64},
@@ -322,7 +322,6 @@ def test_nodes_make_the_raster_and_go_on_where_they_stood(folder, tmp_path):
         "block_px": 150,
         "search_id": "s",
         "search_folder": str(tmp_path / "parts"),
-        "search_imagery": source,
         "search_raster": raster,
         "search_scenes": scene_ids(source),
         "searched_blocks": search_blocks(raster, 150),

@@ -108,6 +108,14 @@ def test_an_incomplete_sample_is_made_again(
     assert [path.name for path in root.parent.iterdir()] == ["test"]
 
 
+def test_a_sample_from_before_discovery_is_made_again(root: Path) -> None:
+    (root / "discover.yaml").unlink()
+    manifest = json.loads((root / MANIFEST).read_text())
+    del manifest["files"]["discover.yaml"]
+    (root / MANIFEST).write_text(json.dumps(manifest))
+    assert finished(root, size="test", seed=0) is None
+
+
 def test_another_seed_or_size_is_not_this_sample(root: Path) -> None:
     assert finished(root, size="test", seed=1) is None
     assert finished(root, size="demo", seed=0) is None

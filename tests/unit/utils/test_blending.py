@@ -22,17 +22,19 @@ def test_windows_that_cannot_be_laid_out_are_refused(window_px, overlap_px):
 @given(LATTICES, st.integers(0, 200), st.integers(1, 90))
 def test_starts_are_all_windows_that_hold_a_pixel(lattice, first, length):
     every = [k * lattice.stride_px for k in range(-300, 300)]
-    wanted = [start for start in every if start < first + length and start + lattice.window_px > first]
+    margin = lattice.overlap_px // 4
+    cores = [(start, start + margin, start + lattice.window_px - margin) for start in every]
+    wanted = [start for start, begin, end in cores if begin < first + length and end > first]
     assert list(lattice.starts(first, length)) == wanted
     # no pixel lies in more than two
-    pixels = np.concatenate([np.arange(start, start + lattice.window_px) for start in wanted])
+    pixels = np.concatenate([np.arange(start + margin, start + lattice.window_px - margin) for start in wanted])
     assert np.unique(pixels, return_counts=True)[1].max() <= 2
 
 
 @given(LATTICES)
 def test_weights_of_two_windows_sum_to_one_and_rise(lattice):
     flank = lattice.flank
-    assert flank.shape == (lattice.overlap_px,)
+    assert lattice.overlap_px // 2 <= len(flank) == lattice.core_px - lattice.stride_px <= lattice.overlap_px
     np.testing.assert_allclose(flank + flank[::-1], 1, atol=1e-6)
     assert (np.diff(flank) > 0).all()
     # numpy's window has points on pixel edges and centres in turn; these are the centres of its rising half
@@ -70,9 +72,11 @@ def test_nothing_lies_beyond_inside_the_raster():
 def accumulated(windows, lattice, shape):
     """Weighted sums over a whole accumulator, in float64."""
     flank = lattice.flank.astype(np.float64)
-    line = np.ones(lattice.window_px)
-    line[: len(flank)] = flank
-    line[lattice.window_px - len(flank) :] = flank[::-1]
+    margin = lattice.overlap_px // 4
+    core = np.ones(lattice.window_px - 2 * margin)
+    core[: len(flank)] = flank
+    core[len(core) - len(flank) :] = flank[::-1]
+    line = np.pad(core, margin)
     total = np.zeros((shape[0] + 200, shape[1] + 200))
     weights = np.zeros_like(total)
     for window in windows:
