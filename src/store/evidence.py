@@ -9,7 +9,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 
-from store import lance_io
+from store import judged_detections, lance_io
 from store.discovery_schemas import DETECTIONS
 from store.lance_io import WriteReceipt
 from store.sql import literal, literals
@@ -28,11 +28,10 @@ def newest_search(uri: str | Path) -> str:
     Raises:
         SearchError: the store holds no detection.
     """
-    rows = lance_io.scan(uri, "detections", ["search_id", "created_at"])
-    if not len(rows):
+    found = judged_detections.newest_search(uri)
+    if found is None:
         raise SearchError(f"{uri} holds no detection; run `python -m dataflows discover` first")
-    newest = rows.sort_by([("created_at", "descending"), ("search_id", "ascending")]).slice(0, 1)
-    return str(newest["search_id"][0].as_py())
+    return found
 
 
 def detections_of(uri: str | Path, search_id: str) -> pa.Table:
