@@ -46,8 +46,8 @@ class GateReport:
     """Why, or why not."""
     metrics: dict[str, float | None]
     """``current/iou``, ``candidate/iou``, ``difference/iou``, ``low/iou``, ``high/iou``, likewise ``f1``."""
-    noise: dict[str, float]
-    """Measure → half the interval of its difference."""
+    noise: dict[str, float | None]
+    """Measure → half the interval of its difference; None where a measure is undefined."""
     allowed: dict[str, float]
     """Measure → fall that is let through: the noise, at most the tolerance."""
     chips: int
@@ -138,14 +138,14 @@ def run_gate(
     found = paired_differences(
         current, candidate, cells, draws=settings.draws, level=settings.level, seed=settings.seed
     )
-    allowed = {name: min(one.noise, settings.tolerance) for name, one in found.items()}
+    allowed = {name: min(settings.tolerance, one.noise) for name, one in found.items()}
     falls = _falls(found, allowed) or _too_weak(found["iou"], settings)
     report = GateReport(
         generation=generation,
         promoted=not falls,
         reason="; ".join(falls) or "; ".join(_told(name, one) for name, one in found.items()),
         metrics=_metrics(found),
-        noise={name: one.noise for name, one in found.items()},
+        noise={name: one.noise if math.isfinite(one.noise) else None for name, one in found.items()},
         allowed=allowed,
         chips=len(scores[0]),
         cells=len(np.unique(cells)),

@@ -112,8 +112,9 @@ def rule_options(prune: dict[str, Any], context_tables: list[ContextTable]) -> d
             continue
         if name not in RULES:
             raise UnknownNameError("rule to prune by", name, [*RULES, "package.module:function"])
-        found[name] = options = section(RULES[name], values or {}, f"prune.{name}")
+        options: Any = section(RULES[name], values or {}, f"prune.{name}")
         _check(name, options, known)
+        found[name] = options
     return found
 
 

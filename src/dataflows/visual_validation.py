@@ -57,8 +57,6 @@ def panel_colour(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[
             found[one] = abstains("panel_colour", _FEW)
             continue
         odds = scaled(own.bluer, 2.0, 14.0, against=1.0, speaks_for=1.0)
-        if own.redness < -4:
-            odds = min(odds, -1.0)
         words = f"{own.bluer:+.0f} bluer than around, lightness {own.lightness:.0f}"
         parts: dict[str, float | None] = {
             name: getattr(own, name) for name in ("lightness", "blueness", "redness", "contrast", "darker")

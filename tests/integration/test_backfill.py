@@ -392,17 +392,15 @@ def test_gold_is_the_truth_rasterised(region, tmp_path, capsys):
     assert (row["mask"] != IGNORE).all()
     assert (row["mask_source"], row["generation"]) == ("gold", 0)
     assert row["pv_fraction"] == pytest.approx((row["mask"] == 1).mean())
-    unchanged = [name for name in row if name not in {"mask", *mask_columns(lance_io.open_table(store, "training_data").schema)}]
-    assert all(row[name] == before[row["uuid"]][name] for name in unchanged)
+    written = {"mask", *mask_columns(lance_io.open_table(store, "training_data").schema)}
+    assert all(row[name] == before[row["uuid"]][name] for name in row if name not in written)
     assert main(command(region, "gold", "--truth", str(truth), "--json")) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 1
     # labels of the chip change, and the truth stays
     mini_region_label = reproject(ground(200, 100, 8, 8), mini_region.EPSG, 4326).wkt
     private = tmp_path / "lake"
     shutil.copytree(region.root, private)
-    moved = mini_region.MiniRegion(
-        private, {**region.settings, "catalog": str(private / "labels.ducklake")}
-    )
+    moved = mini_region.MiniRegion(private, {**region.settings, "catalog": str(private / "labels.ducklake")})
     with ducklake.connect(moved.settings["catalog"], write=True) as connection:
         connection.execute(f"INSERT INTO lake.pv VALUES ('late', ST_GeomFromText('{mini_region_label}'))")
     assert main(["run", "--config", str(settings_file(moved)), "--json"]) == 0

@@ -108,6 +108,7 @@ def _row(chips: Chips, split: str, at: tuple[int, int], rng: np.random.Generator
         "partition": cells["s2_l13"],
         "chip_role": "labelled",
         "pv_fraction": float(mask.mean()),
+        "weight": 1.0,
         "quality_flags": [],
         "mask_source": "machine",
         "created_at": WHEN,
