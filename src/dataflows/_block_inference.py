@@ -6,12 +6,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from store.probability_rasters import BlockProbabilities, ProbabilityParts
+from store.rasters import limit_cache
 from training.scene_models import GSD_TOLERANCE, SceneModel, checked_probabilities
 from utils.blending import PlacedWindow, Reach, WindowLattice, blended
 from utils.errors import BandError, ImageryError, ModelError, NoImageryError
@@ -21,6 +22,9 @@ from utils.types import ChipGrid, ImagerySource, RasterChip
 
 NODE = "block_probabilities"
 """Node that failures of a block are booked to."""
+
+RASTER_CACHE_BYTES: Final = 64 << 20
+"""What GDAL may keep of rasters while blocks are inferred: about the tiles that neighbouring blocks share."""
 
 _AHEAD = 1
 """Blocks read, or written, while the model works on another."""
@@ -61,7 +65,8 @@ def infer_blocks(
     and computes all windows that touch it: its result is the same whichever blocks were done before. Windows may reach
     beyond the raster: imagery is read there where there is some, and mirrored at the raster's edge where there is none.
     A window without a valid pixel in the block is not computed. At most two blocks with their halo, of up to
-    ``window_px`` on each side, are in memory, whatever the raster's size.
+    ``window_px`` on each side, are in memory, whatever the raster's size; GDAL's cache is limited to
+    ``RASTER_CACHE_BYTES`` in this process.
 
     Args:
         source: imagery.
@@ -85,6 +90,7 @@ def infer_blocks(
     """
     lattice = WindowLattice(window_px=window_px, overlap_px=overlap_px)
     check_model(source, model, raster, scene_ids, window_px=window_px)
+    limit_cache(RASTER_CACHE_BYTES)
 
     def image(block: SearchBlock) -> BlockImage | None:
         return block_image(source, model.bands, raster, block, scene_ids, lattice)

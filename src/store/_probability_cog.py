@@ -44,7 +44,9 @@ def write_cog(
         drop_leftovers(target.parent)
         free = shutil.disk_usage(target.parent).free
         listing.write_bytes(_vrt(raster, parts, tags))
-        copy(listing, part, **_COG)
+        # each part that is kept open takes a megabyte
+        with rasterio.Env(GDAL_MAX_DATASET_POOL_SIZE="16"):
+            copy(listing, part, **_COG)
         _check_whole(part)
         finish(part, target)
     except (OSError, RasterioError, CPLE_BaseError) as error:

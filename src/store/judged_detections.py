@@ -18,7 +18,8 @@ COLUMNS = (
 def newest_search(uri: str | Path) -> str | None:
     """Search whose detections are the newest; None where there are none."""
     rows = lance_io.scan(uri, "detections", ["search_id", "created_at"])
-    return str(rows.sort_by([("created_at", "descending")])["search_id"][0].as_py()) if len(rows) else None
+    newest = rows.sort_by([("created_at", "descending"), ("search_id", "ascending")])["search_id"]
+    return str(newest[0].as_py()) if len(rows) else None
 
 
 def judged_detections(uri: str | Path, search_id: str) -> pa.Table:
