@@ -75,7 +75,7 @@ def cloud_cover(
 
 
 @tag(stage="validation")
-def open_water(clear_observations: dict[str, Observation | None]) -> Findings:
+def water_surface(clear_observations: dict[str, Observation | None]) -> Findings:
     """``MNDWI = (B03 − B11)/(B03 + B11)`` and ``NDWI = (B03 − B08)/(B03 + B08)`` of the object, with scene class 6.
 
     Water: both above 0 (Xu 2006, Int. J. Remote Sens. 27(14); McFeeters 1996, ibid. 17(7)), near infrared under 0.10.
@@ -85,14 +85,14 @@ def open_water(clear_observations: dict[str, Observation | None]) -> Findings:
     found = {}
     for one, seen in clear_observations.items():
         if seen is None or not np.isfinite(mndwi := seen.index("mndwi")):
-            found[one] = abstains("open_water", "too small or not seen in multispectral imagery")
+            found[one] = abstains("water_surface", "too small or not seen in multispectral imagery")
             continue
         nir, ndwi = seen.band("B08"), seen.index("ndwi")
         wet = bool(mndwi > 0 and ndwi > 0 and nir < 0.10)
         odds = scaled(mndwi, 0.2, -0.3, against=4.0 if wet else 1.0, speaks_for=0.5) - 0.5 * seen.water_share
         words = f"{'looks like water' if wet else 'not like water'}: MNDWI {mndwi:+.2f}, near infrared {nir:.2f}"
         found[one] = finding(
-            "open_water", mndwi, "-1 to 1", odds, words, decisive=wet and ndwi > 0.3,
+            "water_surface", mndwi, "-1 to 1", odds, words, decisive=wet and ndwi > 0.3,
             seen=seen, details={"ndwi": ndwi, "nir": nir, "water_share": seen.water_share},
         )  # fmt: skip
     return found

@@ -10,7 +10,7 @@ from store.discovery_schemas import EVIDENCE
 from utils.evidence import DECISIVE, LOG_ODDS, Finding, evidence_id
 
 SPECTRAL_RULES = (
-    "cloud_cover", "open_water", "vegetation_cover", "bright_cover", "pv_spectrum", "ring_contrast",
+    "cloud_cover", "water_surface", "vegetation_cover", "bright_cover", "pv_spectrum", "ring_contrast",
     "spectral_persistence",
 )  # fmt: skip
 """Rules on multispectral imagery."""

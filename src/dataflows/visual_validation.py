@@ -153,7 +153,7 @@ def parked_vehicle(
     """Size of a car and gone on another day: 3 to 6.5 m by 1.4 to 3.4 m, 5 to 18 m² (cars are 4 to 5 m by 1.8 m).
 
     Against, where the image of another day does not correlate with it; half of that where there is no other day.
-    A module grid takes it back. Many such blobs side by side are a car park.
+    A module grid takes half of it back.
     """
     found = {}
     for one, own in _own(vhr_textures).items():

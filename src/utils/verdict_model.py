@@ -38,7 +38,7 @@ FEATURES: Final = (
     "panel_colour", "panel_colour.lightness", "panel_colour.blueness", "panel_colour.redness", "panel_colour.contrast",
     "panel_colour.darker",
     "sharp_outline", "smooth_surface", "visual_persistence",
-    "open_water", "vegetation_cover", "log bright_cover", "pv_spectrum", "ring_contrast",
+    "water_surface", "vegetation_cover", "log bright_cover", "pv_spectrum", "ring_contrast",
 )  # fmt: skip
 """``rule`` is a finding's value, ``rule.detail`` a figure behind it, ``log`` takes the natural logarithm."""
 

@@ -81,8 +81,8 @@ def test_a_desert_holds_neither_plants_nor_water_nor_modules(real_data: Path, tm
     assert len(clear) >= 10
     for one in clear:
         assert found["vegetation_cover"][one].value < 0.3
-        assert found["open_water"][one].value < 0
-        assert not found["open_water"][one].decisive
+        assert found["water_surface"][one].value < 0
+        assert not found["water_surface"][one].decisive
     modules = [found["pv_spectrum"][one].verdict for one in clear]
     assert modules.count("for") <= 0.1 * len(clear)
     assert all(found[rule][one].verdict == "abstain" for rule in SPECTRAL_RULES for one in clouded)

@@ -60,7 +60,7 @@ def test_few_clear_pixels_other_years_and_clouds_say_nothing() -> None:
     assert clear(seen(at=datetime(2021, 6, 1, tzinfo=UTC)), max_days=1000)["a"] is not None
     assert clear(seen(clear_px=2), seen())["a"].clear_px == 20
     nothing = {"a": None}
-    for rule in ("open_water", "vegetation_cover", "bright_cover", "pv_spectrum", "ring_contrast"):
+    for rule in ("water_surface", "vegetation_cover", "bright_cover", "pv_spectrum", "ring_contrast"):
         told = getattr(spectral, rule)(nothing)["a"]
         assert (told.verdict, told.log_odds, told.decisive) == ("abstain", 0.0, False)
 
@@ -79,12 +79,12 @@ def test_clouds_are_told_from_small_objects_and_from_missing_images() -> None:
 @pytest.mark.parametrize(
     ("surface", "rule", "verdict", "decisive"),
     [
-        ("monocrystalline silicon", "open_water", "for", False),
+        ("monocrystalline silicon", "water_surface", "for", False),
         ("monocrystalline silicon", "vegetation_cover", "for", False),
         ("monocrystalline silicon", "bright_cover", "for", False),
         ("monocrystalline silicon", "pv_spectrum", "for", False),
         ("cadmium telluride", "pv_spectrum", "for", False),
-        ("open water", "open_water", "against", True),
+        ("open water", "water_surface", "against", True),
         ("green vegetation", "vegetation_cover", "against", True),
         ("white plastic film or glass", "bright_cover", "against", True),
         ("bare soil", "pv_spectrum", "against", False),
