@@ -80,7 +80,7 @@ def run_write_back(
 
     Args:
         config: ``build.catalog`` is the lake, ``write_back_table`` its table.
-        search_id: the search; None is the one with the newest detection.
+        search_id: the search; None is the newest.
         verdicts: verdicts that bring a detection into the lake; one that is there follows its verdict whatever it is.
 
     Raises:

@@ -23,7 +23,7 @@ _FINDING = ("detection_id", "rule", "verdict", "value", "unit", "reason", "detai
 
 
 def newest_search(uri: str | Path) -> str:
-    """The search whose detections were made last.
+    """The newest search, see :func:`store.judged_detections.newest_search`.
 
     Raises:
         SearchError: the store holds no detection.
