@@ -9,8 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataflows import mask_agreement
+from dataflows._evidence_rows import rows_of
 from dataflows._validation_work import ValidationWork
-from dataflows.validation_evidence import RULES, rows_of
+from dataflows.validation_evidence import RULES
 from dataflows.validation_imagery import MSI_GSD_M
 from dataflows.validation_supervision import supervision
 from store import evidence
