@@ -11,7 +11,6 @@ Writes `ledger.json` (all rounds of all seeds, and the table below) and a pictur
 
 import argparse
 import json
-import math
 import os
 import statistics
 import sys
@@ -93,7 +92,7 @@ def compared(ledgers: Mapping[int, Sequence[Round]]) -> dict[str, dict[str, Any]
         table[name] = {
             "values": values,
             "gains": gains,
-            "mean_gain": statistics.fmean(gains.values()) if gains else math.nan,
+            "mean_gain": statistics.fmean(gains.values()) if gains else None,
             "spread_of_gains": _spread(list(gains.values())),
             "spread_of_first": _spread(firsts),
         }
@@ -105,8 +104,8 @@ def counts_of(row: Round) -> dict[str, float]:
     return {name: row.counts[name] for name in COUNTS if name in row.counts}
 
 
-def _spread(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else math.nan
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _seed(seed: int, arguments: argparse.Namespace) -> list[Round]:

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dataflows import DEFAULT_CONFIG
 from dataflows._backfill_commands import add_backfill_commands
 from dataflows._discovery_commands import add_discovery_commands, plan_discover
 from dataflows._flywheel_commands import add_flywheel_commands
 from dataflows._mask_commands import calibrate_options, compare_options, explore_options, masks_options
+from dataflows._set_option import set_changes
 from dataflows._validation_commands import add_validation_commands
 from utils.errors import AegirError, ConfigError
 from utils.failures import interrupted
@@ -212,16 +211,7 @@ def _config(arguments: argparse.Namespace, *, labels_only: bool = False) -> Any:
 
 def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
     told = {name: getattr(arguments, name, None) for name in ("store", "engine", "workers", "memory_budget")}
-    changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-    for text in arguments.set:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise ConfigError(f"--set takes NAME=VALUE, got {text!r}")
-        try:
-            changes[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {name}: the value is no YAML: {error}") from error
-    return changes
+    return {name: value for name, value in told.items() if value is not None} | set_changes(arguments.set)
 
 
 def _sample(arguments: argparse.Namespace) -> int:

@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dataflows import DEFAULT_CONFIG as BUILD_CONFIG
 from dataflows._detection_commands import add_detection_commands
+from dataflows._set_option import set_changes
 from utils.errors import ConfigError
 
 DEFAULT_CONFIG = "data/sample/demo/discover.yaml"
@@ -55,16 +54,7 @@ def settings_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: an option is no NAME=VALUE, or its value no YAML.
     """
-    changes: dict[str, Any] = {} if arguments.store is None else {"store": arguments.store}
-    for text in arguments.set:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise ConfigError(f"--set takes NAME=VALUE, got {text!r}")
-        try:
-            changes[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {name}: the value is no YAML: {error}") from error
-    return changes
+    return ({} if arguments.store is None else {"store": arguments.store}) | set_changes(arguments.set)
 
 
 def _discover(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,9 @@ import numpy as np
 import shapely
 
 from store.imagery.alignment import pixel_corner
-from utils.errors import AegirError
+from utils.errors import AegirError, CRSError, NoImageryError
+from utils.geo import utm_epsg
+from utils.refinement import require_metres
 from utils.types import ChipGrid, ImagerySource, RasterChip
 
 MOST_PX = 3000
@@ -32,7 +34,11 @@ class Pixels:
     _corners: dict[date, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Group the scenes that have all bands."""
+        """Group the scenes that have all bands.
+
+        Raises:
+            NoImageryError: there is none.
+        """
         columns = ["scene_id", "acquired_at", "epsg", "bands"]
         for row in self.source.scenes().select(columns).to_pylist():
             if set(self.bands) <= set(row["bands"]):
@@ -40,13 +46,19 @@ class Pixels:
                 self.days.setdefault(day, []).append(row["scene_id"])
                 self._at.setdefault(day, row["acquired_at"])
                 self._epsg.setdefault(day, row["epsg"])
+        if not self.days:
+            raise NoImageryError(f"no scene of the source {self.source.name!r} has the bands {', '.join(self.bands)}")
 
     def nearest(self, moment: datetime, most: int) -> list[date]:
         """Days by their distance in time; the day of ``moment`` itself comes first where there is one."""
         return sorted(self.days, key=lambda day: (abs((day - moment.date()).days), day))[:most]
 
-    def epsg(self, day: date) -> int:
-        """EPSG code of the first scene of a day."""
+    def metric_epsg(self, day: date, lonlat: tuple[float, float]) -> int:
+        """EPSG code of the day's first scene where it measures metres, else of the UTM zone of a place."""
+        try:
+            require_metres(self._epsg[day])
+        except CRSError:
+            return utm_epsg(*lonlat)
         return self._epsg[day]
 
     def blocks(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from datetime import date, datetime
 from typing import Any, TypeVar
 
@@ -10,6 +10,21 @@ from utils.errors import ConfigError
 
 T = TypeVar("T")
 _SEQUENCES = ("aoi_bbox_lonlat", "split_fractions", "msi_bands", "installed")
+
+
+def check_names(kind: type, values: Mapping[str, Any]) -> None:
+    """Refuse settings that are no fields of the dataclass ``kind``, and the lack of one that has no default.
+
+    Raises:
+        ConfigError: a setting is unknown or missing.
+    """
+    known = {f.name: f for f in fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    missing = sorted(
+        n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING
+    )
+    if unknown or missing:
+        raise ConfigError(f"settings: unknown {unknown}, missing {missing}; known: {', '.join(sorted(known))}")
 
 
 def section(kind: type[T], values: Mapping[str, Any], name: str) -> T:

@@ -9,8 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataflows import mask_agreement
+from dataflows._evidence_rows import rows_of
 from dataflows._validation_work import ValidationWork
-from dataflows.validation_evidence import RULES, rows_of
+from dataflows.validation_evidence import RULES
 from dataflows.validation_imagery import MSI_GSD_M
 from dataflows.validation_supervision import supervision
 from store import evidence
@@ -70,8 +71,9 @@ def decide(work: ValidationWork) -> None:
     asked = {one for one, found in pending.items() if found.verdict in _ASKED[work.rules.mask_agreement]}
     _mark(work, {one: found for one, found in pending.items() if one not in asked}, today)
     for part in _groups(work.cells(sorted(asked))):
-        masks = _asked_masks(work, part, decides)
-        _mark(work, {one: judge.judgement(one, masks.get(one)) for one in masks}, today)
+        ids = [one for cell in part for one in cell["detection_id"].to_pylist()]
+        masks = _asked_masks(work, ids, decides)
+        _mark(work, {one: judge.judgement(one, masks.get(one)) for one in ids}, today)
     told = evidence.detections_of(work.store, work.summary.search_id)["verdict"].to_pylist()
     work.summary.verdicts = {name: told.count(name) for name in _VERDICTS}
 
@@ -170,10 +172,9 @@ def _groups(cells: Sequence[pa.Table]) -> Iterator[list[pa.Table]]:
         yield group
 
 
-def _asked_masks(work: ValidationWork, cells: Sequence[pa.Table], decides: str) -> dict[str, Finding]:
-    """What the mask factory says of some cells: stored where today's code and settings said it, else asked and stored."""
+def _asked_masks(work: ValidationWork, ids: Sequence[str], decides: str) -> dict[str, Finding]:
+    """What the mask factory says of detections: stored where today's code and settings said it, else asked, stored."""
     rule, rows = mask_agreement.RULE, list[pa.Table]()
-    ids = [one for cell in cells for one in cell["detection_id"].to_pylist()]
     wanted = {one: digest([decides, work.inputs[one]]) for one in ids}
     known = evidence.evidence_recipes(work.store, ids)
     there = [one for one in ids if known.get((one, rule)) == wanted[one]]

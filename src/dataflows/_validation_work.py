@@ -25,7 +25,7 @@ from store.lineage import Run, recipe, stage_code, table_versions
 from utils.cells import s2_parents
 from utils.refinement import RefinementSteps
 from utils.split_rule import SplitRule
-from utils.types import RGB_BANDS, S2_L2A_BANDS, ImagerySource
+from utils.types import RGB_BANDS, ImagerySource
 
 FLOW = "validate"
 Progress = Callable[[ValidationSummary], None]
@@ -97,7 +97,7 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
     lance_io.check_writable(config.store)
     detections = evidence.detections_of(config.store, search_id)
     vhr = Pixels(source=_source(config.build.vhr, "vhr"), bands=RGB_BANDS)
-    msi = Pixels(source=_source(config.build.msi, "msi"), bands=S2_L2A_BANDS) if config.build.msi else None
+    msi = Pixels(source=_source(config.build.msi, "msi"), bands=config.build.msi_bands) if config.build.msi else None
     known = drivers.build_driver("build", config.build).execute(["labels", "stored_split_rule"])
     distance_m = label_distances(detections, known["labels"])
     ids = detections["detection_id"].to_pylist()

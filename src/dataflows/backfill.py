@@ -60,7 +60,7 @@ def run_backfill(
 
     Args:
         config: settings; those of the section ``backfill`` are :class:`BackfillSettings`.
-        search_id: the search; None is the one with the newest detections.
+        search_id: the search; None is the newest.
         progress: called with the summary whenever it changes.
 
     Raises:

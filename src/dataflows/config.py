@@ -1,13 +1,13 @@
 """Settings of the build flow: read from YAML, checked before any driver is built."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from dataflows import mask_backends
-from dataflows._settings import field_value, listed, section
+from dataflows._settings import check_names, field_value, listed, section
 from dataflows._settings_file import beside, catalog_beside, file_values, weights_beside
 from dataflows.memory import most_chips
 from store.area_of_interest import is_wkt
@@ -268,13 +268,7 @@ def from_mapping(values: Mapping[str, Any]) -> BuildConfig:
     Raises:
         ConfigError: a setting is unknown, missing or of the wrong kind.
     """
-    known = {f.name: f for f in fields(BuildConfig)}
-    unknown = sorted(set(values) - set(known))
-    missing = sorted(
-        n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING
-    )
-    if unknown or missing:
-        raise ConfigError(f"settings: unknown {unknown}, missing {missing}; known: {', '.join(sorted(known))}")
+    check_names(BuildConfig, values)
     given = dict(values)
     given["labels"] = tuple(LabelTable.from_mapping(entry) for entry in listed(given["labels"]))
     for name in ("vhr", "msi"):
@@ -283,9 +277,9 @@ def from_mapping(values: Mapping[str, Any]) -> BuildConfig:
             not isinstance(section, Mapping) or not isinstance(section.get("source"), str)
         ):
             raise ConfigError(f"{name} needs a `source`, such as {{source: local, root: folder}}; got {section!r}")
-    for name, f in known.items():
-        if name in given and name not in ("labels", "vhr", "msi", "storage_options"):
-            given[name] = field_value(name, given[name], f.type)
+    for f in fields(BuildConfig):
+        if f.name in given and f.name not in ("labels", "vhr", "msi", "storage_options"):
+            given[f.name] = field_value(f.name, given[f.name], f.type)
     return BuildConfig(**given)
 
 

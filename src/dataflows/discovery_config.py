@@ -1,12 +1,12 @@
 """Settings of discovery, validation and backfill: read from YAML, checked before anything starts."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from dataflows import config as build_config
-from dataflows._settings import field_value
+from dataflows._settings import check_names, field_value
 from dataflows._settings_file import beside, file_values
 from dataflows.config import BuildConfig
 from store.area_of_interest import is_wkt
@@ -101,13 +101,7 @@ def from_mapping(values: Mapping[str, Any]) -> DiscoveryConfig:
     Raises:
         ConfigError: a setting is unknown, missing or of the wrong kind.
     """
-    known = {f.name: f for f in fields(DiscoveryConfig)}
-    unknown = sorted(set(values) - set(known))
-    missing = sorted(
-        n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING
-    )
-    if unknown or missing:
-        raise ConfigError(f"settings: unknown {unknown}, missing {missing}; known: {', '.join(sorted(known))}")
+    check_names(DiscoveryConfig, values)
     given = dict(values)
     if not isinstance(given["build"], BuildConfig):
         given["build"] = build_config.from_mapping(given["build"])
@@ -116,7 +110,7 @@ def from_mapping(values: Mapping[str, Any]) -> DiscoveryConfig:
         raise ConfigError("context is a list of tables, such as [{name: buildings, table: buildings, id: id}]")
     tables = tuple(t if isinstance(t, ContextTable) else ContextTable.from_mapping(t) for t in context)
     build = given.pop("build")
-    told = {name: field_value(name, value, known[name].type) for name, value in given.items()}
+    told = {f.name: field_value(f.name, given[f.name], f.type) for f in fields(DiscoveryConfig) if f.name in given}
     return DiscoveryConfig(**told, build=build, context=tables)
 
 

@@ -19,6 +19,7 @@ from store.fingerprint import digest
 from store.leases import Holder
 from store.rounds import Round, read_rounds, write_round
 from utils.errors import AegirError, ConfigError, StoreConflictError, StoreError
+from utils.failures import interrupted
 
 FIRST = ("build", "gold", "fit", "account")
 """Stages of round 0, which makes the model the first search is done with."""
@@ -191,12 +192,11 @@ class _Wheel:
             if measure_last:
                 self._round(self.summary.rounds + 1, CLOSING)
             self.summary.status = "done"
-        except KeyboardInterrupt:
-            self.summary.status = "interrupted"
-        except AegirError:
-            self.summary.status = "failed"
-            self._tell("")
-            raise
+        except BaseException as error:
+            self.summary.status = "interrupted" if interrupted(error) else "failed"
+            if self.summary.status == "failed":
+                self._tell("")
+                raise
         self._tell("")
         return self.summary
 
@@ -236,7 +236,7 @@ class _Wheel:
             model=row.model,
             number=row.number,
             flywheel_id=self.summary.flywheel_id,
-            folder=Path(self._config.out) / "flywheel" / self.summary.flywheel_id / f"round-{row.number}",
+            folder=Path(self._config.out).resolve() / "flywheel" / self.summary.flywheel_id / f"round-{row.number}",
             left=row.stages,
             first=self._rows[0].stages,
         )

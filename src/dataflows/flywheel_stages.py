@@ -18,6 +18,7 @@ from dataflows.truth import Truth
 from store import lance_io, tags
 from store.schemas import profile_of
 from store.sql import literal
+from training.checkpoint_records import checkpoint_record
 from utils.errors import ConfigError, ImageryError, SearchError, TableNotFoundError, TagError
 from utils.split_rule import SPLITS, SplitRule
 
@@ -71,7 +72,8 @@ def fit(context: StageContext) -> StageReceipt:
     from dataflows.model_fits import fit_model  # noqa: PLC0415
 
     if context.model:
-        return StageReceipt(values={"checkpoint": context.model, "table_version": 0})
+        version = int(checkpoint_record(context.model)["record"]["version"])
+        return StageReceipt(values={"checkpoint": context.model, "table_version": version})
     store, tag = context.config.store, f"flywheel-{context.flywheel_id[:8]}-first"
     try:
         version = tags.create_tag(store, "training_data", tag).version
@@ -85,12 +87,18 @@ def fit(context: StageContext) -> StageReceipt:
 
 
 def candidate(context: StageContext) -> StageReceipt:
-    """A model trained on the round's generation; none where the search led to no generation."""
+    """A model trained on the round's generation; none where the search led to no generation.
+
+    Raises:
+        NoGoldError: no test row holds truth that the gate could judge it by; nothing is trained.
+    """
     from dataflows.model_fits import fit_candidate  # noqa: PLC0415
+    from dataflows.promotion_gate import truth_rows  # noqa: PLC0415
 
     generation = context.left["backfill"]["generation"]
     if generation is None:
         return StageReceipt(values={"checkpoint": None})
+    truth_rows(context.config.store)
     checkpoint = fit_candidate(context.config.store, generation, _fit_settings(context))
     return StageReceipt(values={"checkpoint": str(checkpoint)}, bytes_written=_size(checkpoint.parent))
 

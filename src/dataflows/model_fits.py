@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lance
+
 from dataflows.backfill_settings import GateSettings
 from store import lance_io, promotion
 from store.fingerprint import digest
@@ -15,7 +17,14 @@ from utils.errors import PromotionError
 _DONE = "trained"
 
 
-def fit_model(store: str, settings: GateSettings, *, table: str = "training_data", version: int | None = None) -> Path:
+def fit_model(
+    store: str,
+    settings: GateSettings,
+    *,
+    table: str = "training_data",
+    version: int | None = None,
+    written_at: str | None = None,
+) -> Path:
     """Train on a table as it is, unless that was done before; returns the best checkpoint.
 
     Args:
@@ -23,13 +32,17 @@ def fit_model(store: str, settings: GateSettings, *, table: str = "training_data
         settings: epochs, seed and further arguments of the fit, and the folder it goes to.
         table: table to train on.
         version: its version; None is the newest.
+        written_at: when its rows were written; None is when that version was.
 
     Raises:
         TableNotFoundError: the store has no such table or version.
         PromotionError: the fit failed; its output is beside it.
     """
-    number = int(lance_io.open_table(store, table, version).version)
-    told = [str(Path(store).resolve()), table, number, settings.epochs, settings.seed, *settings.fit_arguments]
+    dataset = lance_io.open_table(store, table, version)
+    number = int(dataset.version)
+    # a store made anew at the same place counts its versions from 1 again
+    written = written_at or _written_at(dataset)
+    told = [str(Path(store).resolve()), table, number, written, settings.epochs, settings.seed, *settings.fit_arguments]
     folder = Path(settings.out) / f"{table}-v{number}-{digest(told)[:8]}"
     if (folder / _DONE).is_file():
         found = newest_checkpoint(folder)
@@ -57,11 +70,18 @@ def fit_candidate(store: str, generation: int, settings: GateSettings) -> Path:
     Raises:
         PromotionError: the generation has no candidates, its chips changed since, or the fit failed.
     """
+    # the table beside it is made again for every fit
+    written_at = _written_at(lance_io.open_table(store, promotion.TABLE))
     name = promotion.candidate_table(store, generation)
     try:
-        return fit_model(store, settings, table=name)
+        return fit_model(store, settings, table=name, written_at=written_at)
     finally:
         promotion.drop_candidate_table(store, generation)
+
+
+def _written_at(dataset: lance.LanceDataset) -> str:
+    """When the version that is open was committed."""
+    return next(str(one["timestamp"]) for one in dataset.versions() if one["version"] == dataset.version)
 
 
 def _arguments(store: str, table: str, version: int, folder: Path, settings: GateSettings) -> list[str]:

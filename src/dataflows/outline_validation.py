@@ -28,10 +28,10 @@ def outline_shapes(detection_outlines: dict[str, shapely.Geometry], readable: li
 
 @tag(stage="validation")
 def model_score(detections: pa.Table, readable: list[str]) -> Findings:
-    """Mean probability of the detector over the object's pixels, ``logit(p)`` taken at half weight.
+    """Mean probability ``p̄`` of the detector over the object's pixels, on a scale from 0.55 to 0.92.
 
-    Pixels are chosen by a threshold on the same probability, so that it lies above it; networks are over-confident
-    (Guo et al. 2017, ICML), hence the half weight.
+    Pixels are chosen by a threshold on the same probability, so that their mean lies above it, and networks are
+    over-confident (Guo et al. 2017, ICML): it counts for less than its own log-odds.
     """
     rows = {row["detection_id"]: row for row in detections.select(["detection_id", "score", "score_p90"]).to_pylist()}
     found = {}

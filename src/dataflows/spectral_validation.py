@@ -75,30 +75,25 @@ def cloud_cover(
 
 
 @tag(stage="validation")
-def open_water(clear_observations: dict[str, Observation | None]) -> Findings:
-    """``MNDWI = (B03 − B11)/(B03 + B11)`` of the object, with near infrared and scene class 6.
+def water_surface(clear_observations: dict[str, Observation | None]) -> Findings:
+    """``MNDWI = (B03 − B11)/(B03 + B11)`` and ``NDWI = (B03 − B08)/(B03 + B08)`` of the object, with scene class 6.
 
-    Water: above 0 (Xu 2006, Int. J. Remote Sens. 27(14)), near infrared under 0.10. Modules reflect more in the
-    short-wave infrared than in green, so theirs is well below 0. Decisive above 0.15 with near infrared under 0.08;
-    scene class 6 alone is not, because dark panels carry it too (``utils.scl``).
+    Water: both above 0 (Xu 2006, Int. J. Remote Sens. 27(14); McFeeters 1996, ibid. 17(7)), near infrared under 0.10.
+    Modules reflect more in the short-wave infrared than in green, so that their MNDWI is well below 0. Decisive where
+    NDWI exceeds 0.3 as well; scene class 6 alone is not, because dark panels carry it too (``utils.scl``).
     """
     found = {}
     for one, seen in clear_observations.items():
         if seen is None or not np.isfinite(mndwi := seen.index("mndwi")):
-            found[one] = abstains("open_water", "too small or not seen in multispectral imagery")
+            found[one] = abstains("water_surface", "too small or not seen in multispectral imagery")
             continue
-        nir = seen.band("B08")
-        wet = mndwi > 0 and nir < 0.10
-        odds = (
-            scaled(mndwi, 0.2, -0.3, against=4.0, speaks_for=0.5)
-            if wet
-            else min(scaled(mndwi, 0.2, -0.3, against=1.0, speaks_for=0.5), 0.5)
-        )
-        odds -= 0.5 * seen.water_share
+        nir, ndwi = seen.band("B08"), seen.index("ndwi")
+        wet = bool(mndwi > 0 and ndwi > 0 and nir < 0.10)
+        odds = scaled(mndwi, 0.2, -0.3, against=4.0 if wet else 1.0, speaks_for=0.5) - 0.5 * seen.water_share
         words = f"{'looks like water' if wet else 'not like water'}: MNDWI {mndwi:+.2f}, near infrared {nir:.2f}"
         found[one] = finding(
-            "open_water", mndwi, "-1 to 1", odds, words, decisive=bool(wet and mndwi > 0.15 and nir < 0.08),
-            seen=seen, details={"ndwi": seen.index("ndwi"), "nir": nir, "water_share": seen.water_share},
+            "water_surface", mndwi, "-1 to 1", odds, words, decisive=wet and ndwi > 0.3,
+            seen=seen, details={"ndwi": ndwi, "nir": nir, "water_share": seen.water_share},
         )  # fmt: skip
     return found
 

@@ -6,10 +6,11 @@ from contextlib import suppress
 
 import pyarrow as pa
 
+from dataflows._evidence_rows import rows_of
 from dataflows._validation_verdicts import decide
 from dataflows._validation_work import Progress, ValidationWork, prepared
 from dataflows.discovery_config import DiscoveryConfig
-from dataflows.validation_evidence import RULES, rows_of
+from dataflows.validation_evidence import RULES
 from dataflows.validation_summary import ValidationSummary
 from store import evidence
 from utils.errors import AegirError

@@ -71,7 +71,12 @@ def vhr_reads(
     reads = Reads()
     for epsg, gsd_m, at, ids in _together(detections):
         shapes = dict(zip(ids, reproject(np.array([detection_outlines[i] for i in ids]), 4326, epsg), strict=True))
-        for number, day in enumerate(vhr_pixels.nearest(at, rules.dates)):
+        days = vhr_pixels.nearest(at, rules.dates)
+        if days[0] != at.date():
+            gone = NoImageryError(f"the VHR source holds no image of {at:%Y-%m-%d}, on which it was found")
+            reads.failures += [Failure.of("vhr_reads", gone, input_ids=(one,)) for one in ids]
+            continue
+        for number, day in enumerate(days):
             blocks = vhr_pixels.blocks(shapes, day, epsg=epsg, gsd_m=gsd_m, pad_m=PAD_M)
             for identifier, found in blocks:
                 if isinstance(found, NoImageryError) and number:
@@ -99,7 +104,7 @@ def msi_reads(
         return reads, {"read": 0, "failed": 0}
     for _, _, at, ids in _together(large):
         for day in msi_pixels.nearest(at, rules.dates):
-            epsg = msi_pixels.epsg(day)
+            epsg = msi_pixels.metric_epsg(day, (large["lon"][0].as_py(), large["lat"][0].as_py()))
             shapes = dict(zip(ids, reproject(np.array([detection_outlines[i] for i in ids]), 4326, epsg), strict=True))
             everything = reproject(np.array(list(detection_outlines.values())), 4326, epsg)
             blocks = msi_pixels.blocks(shapes, day, epsg=epsg, gsd_m=MSI_GSD_M, pad_m=rules.ring_m)
@@ -132,10 +137,7 @@ def vhr_views(vhr_reads: Reads, readable: list[str]) -> dict[str, list[VhrView]]
 @tag(stage="validation")
 def vhr_textures(vhr_views: dict[str, list[VhrView]]) -> dict[str, list[Texture | None]]:
     """Detection id → colour and texture per VHR day; None on days that show too few pixels of it."""
-    return {
-        one: [texture(view.chip.data, view.chip.valid, view.mask, view.chip.grid.gsd_m) for view in views]
-        for one, views in vhr_views.items()
-    }
+    return {one: [_texture(view) for view in views] for one, views in vhr_views.items()}
 
 
 @tag(stage="validation")
@@ -151,6 +153,10 @@ def _together(detections: pa.Table) -> Iterator[tuple[int, float, datetime, list
         groups.setdefault((row["epsg"], row["gsd_m"], row["acquired_at"]), []).append(row["detection_id"])
     for (epsg, gsd_m, at), ids in groups.items():
         yield epsg, gsd_m, at, ids
+
+
+def _texture(view: VhrView) -> Texture | None:
+    return texture(np.asarray(view.chip.data, np.uint8), view.chip.valid, view.mask, view.chip.grid.gsd_m)
 
 
 def _mask(outline: shapely.Geometry, grid: ChipGrid) -> NDArray[np.bool_]:

@@ -57,8 +57,6 @@ def panel_colour(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[
             found[one] = abstains("panel_colour", _FEW)
             continue
         odds = scaled(own.bluer, 2.0, 14.0, against=1.0, speaks_for=1.0)
-        if own.redness < -4:
-            odds = min(odds, -1.0)
         words = f"{own.bluer:+.0f} bluer than around, lightness {own.lightness:.0f}"
         parts: dict[str, float | None] = {
             name: getattr(own, name) for name in ("lightness", "blueness", "redness", "contrast", "darker")
@@ -155,7 +153,7 @@ def parked_vehicle(
     """Size of a car and gone on another day: 3 to 6.5 m by 1.4 to 3.4 m, 5 to 18 m² (cars are 4 to 5 m by 1.8 m).
 
     Against, where the image of another day does not correlate with it; half of that where there is no other day.
-    A module grid takes it back. Many such blobs side by side are a car park.
+    A module grid takes half of it back.
     """
     found = {}
     for one, own in _own(vhr_textures).items():

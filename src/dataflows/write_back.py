@@ -19,6 +19,7 @@ from store import lance_io, leases
 from store.catalogue_place import redacted
 from store.code_hash import stage_code
 from store.ducklake_write_back import LAKE_COLUMNS, ROWS, write_detections
+from store.evidence import newest_search
 from store.leases import Holder
 from store.lineage import Run, table_versions
 from store.mask_runs import mark_killed
@@ -79,7 +80,7 @@ def run_write_back(
 
     Args:
         config: ``build.catalog`` is the lake, ``write_back_table`` its table.
-        search_id: the search; None is the one with the newest detection.
+        search_id: the search; None is the newest.
         verdicts: verdicts that bring a detection into the lake; one that is there follows its verdict whatever it is.
 
     Raises:
@@ -129,18 +130,6 @@ def run_write_back(
     summary.status, summary.seconds = "done", time.monotonic() - start
     run.settle(store, summary.status, summary.counts())
     return summary
-
-
-def newest_search(store: str) -> str:
-    """Search with the newest detection.
-
-    Raises:
-        SearchError: the store holds no detection.
-    """
-    rows = lance_io.scan(store, "detections", ["search_id", "created_at"])
-    if not len(rows):
-        raise SearchError(f"{store} holds no detection; run `python -m dataflows discover`")
-    return str(rows.sort_by([("created_at", "descending")])["search_id"][0].as_py())
 
 
 def judged_rows(store: str, search_id: str) -> tuple[pa.Table, int]:

@@ -58,7 +58,7 @@ EVIDENCE = table_schema(
     [
         column("evidence_id", pa.string(), "uuid5 of detection and rule.", key=True),
         column("detection_id", pa.string(), "The detection (detections.detection_id)."),
-        column("rule", pa.string(), "Rule, the name of its node in dataflows.spectral_validation."),
+        column("rule", pa.string(), "Rule, the name of its node in the flow `validate`."),
         column("verdict", pa.string(), "for, against, neutral, or abstain where the rule cannot say."),
         column("value", pa.float64(), "What was measured; null where nothing could be.", null=True),
         column("unit", pa.string(), "Unit of the value."),

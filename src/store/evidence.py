@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lance
 import pyarrow as pa
 
-from store import lance_io
+from store import judged_detections, lance_io
 from store.discovery_schemas import DETECTIONS
 from store.lance_io import WriteReceipt
 from store.sql import literal, literals
@@ -22,16 +23,15 @@ _FINDING = ("detection_id", "rule", "verdict", "value", "unit", "reason", "detai
 
 
 def newest_search(uri: str | Path) -> str:
-    """The search whose detections were made last.
+    """The newest search, see :func:`store.judged_detections.newest_search`.
 
     Raises:
         SearchError: the store holds no detection.
     """
-    rows = lance_io.scan(uri, "detections", ["search_id", "created_at"])
-    if not len(rows):
+    found = judged_detections.newest_search(uri)
+    if found is None:
         raise SearchError(f"{uri} holds no detection; run `python -m dataflows discover` first")
-    newest = rows.sort_by([("created_at", "descending"), ("search_id", "ascending")]).slice(0, 1)
-    return str(newest["search_id"][0].as_py())
+    return found
 
 
 def detections_of(uri: str | Path, search_id: str) -> pa.Table:
@@ -86,9 +86,8 @@ def mark_verdicts(uri: str | Path, judgements: Mapping[str, Judgement], recipes:
     """
     now, written = datetime.now(UTC), 0
     for part in _parts(list(judgements)):
-        receipt = lance_io.write_chosen(
-            uri, "detections", lambda dataset, ids=part: _marked(dataset, ids, judgements, recipes, now)
-        )  # type: ignore[misc]
+        chosen = partial(_marked, ids=part, judgements=judgements, recipes=recipes, now=now)
+        receipt = lance_io.write_chosen(uri, "detections", chosen)
         written += receipt.updated
     return written
 

@@ -1,5 +1,6 @@
 """Detections of one search with their verdicts, as backfill takes them."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,9 +17,17 @@ COLUMNS = (
 
 
 def newest_search(uri: str | Path) -> str | None:
-    """Search whose detections are the newest; None where there are none."""
+    """Search that ran to its end last, or made a detection after that; None where there is none.
+
+    A search that found nothing counts too: what follows it must not take the finds of an older one for its own.
+    """
     rows = lance_io.scan(uri, "detections", ["search_id", "created_at"])
-    return str(rows.sort_by([("created_at", "descending")])["search_id"][0].as_py()) if len(rows) else None
+    found = rows.group_by("search_id").aggregate([("created_at", "max")])
+    times = list(zip(found["created_at_max"].to_pylist(), found["search_id"].to_pylist(), strict=True))
+    runs = lance_io.scan(uri, "runs", ["inputs", "started_at"], "flow = 'discover' AND status IN ('done', 'failed')")
+    told = [(row["started_at"], json.loads(row["inputs"]).get("search_id")) for row in runs.to_pylist()]
+    times += [(at, search_id) for at, search_id in told if search_id is not None]
+    return str(max(times)[1]) if times else None
 
 
 def judged_detections(uri: str | Path, search_id: str) -> pa.Table:

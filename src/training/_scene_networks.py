@@ -105,24 +105,6 @@ class NetworkModel:
         return nullcontext()
 
 
-def resolved_device(name: str) -> str:
-    """The device ``name`` stands for; ``auto`` is CUDA where there is a device, else the CPU.
-
-    Raises:
-        ConfigError: torch knows no such device, or this machine has none.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is none torch knows: take auto, cpu, cuda or cuda:1") from error
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= count.get(device.type, 1):
-        raise ConfigError(f"device {name!r} is not on this machine: take auto or cpu")
-    return name
-
-
 def checkpoint_model(checkpoint: str, *, device: str, amp: bool, tta: bool) -> SceneModel:
     """The model of a checkpoint of ours.
 

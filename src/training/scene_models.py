@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from training.devices import resolved_device
 from utils.errors import ConfigError, ModelError
 
 GSD_TOLERANCE = 0.02
@@ -57,7 +58,7 @@ def scene_model(
         WeightsError: there are no weights, or they are of something else.
     """
     # torch takes seconds to import
-    from training._scene_networks import checkpoint_model, module_model, resolved_device  # noqa: PLC0415
+    from training._scene_networks import checkpoint_model, module_model  # noqa: PLC0415
 
     place = resolved_device(device)
     given = dict(options or {})

@@ -101,7 +101,7 @@ def texture(rgb: Bytes, valid: Bools, mask: Bools, gsd_m: float) -> Texture | No
         bright_share=float((lightness[seen] > middle[0] + 15).mean()),
         edge=float(steep[rim].mean()) if rim.any() else 0.0,
         regularity=module_regularity(detail, core, gsd_m),
-        order=fourfold_order(slope_x[core], slope_y[core]),
+        order=fourfold_order(np.asarray(slope_x[core], np.float32), np.asarray(slope_y[core], np.float32)),
         pixels=int(seen.sum()),
     )
 

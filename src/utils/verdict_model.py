@@ -38,7 +38,7 @@ FEATURES: Final = (
     "panel_colour", "panel_colour.lightness", "panel_colour.blueness", "panel_colour.redness", "panel_colour.contrast",
     "panel_colour.darker",
     "sharp_outline", "smooth_surface", "visual_persistence",
-    "open_water", "vegetation_cover", "log bright_cover", "pv_spectrum", "ring_contrast",
+    "water_surface", "vegetation_cover", "log bright_cover", "pv_spectrum", "ring_contrast",
 )  # fmt: skip
 """``rule`` is a finding's value, ``rule.detail`` a figure behind it, ``log`` takes the natural logarithm."""
 
@@ -123,7 +123,8 @@ def fitted(table: Floats, is_pv: NDArray[np.bool_], fold: NDArray[np.int64], *, 
     counts = np.maximum(known.sum(axis=0), 1)
     means = np.where(known, table, 0).sum(axis=0) / counts
     spreads = np.sqrt(np.where(known, (table - means) ** 2, 0).sum(axis=0) / counts)
-    means, scales = np.round(means, _DIGITS), np.round(np.where(spreads > 1e-6, spreads, 1.0), _DIGITS)
+    means = np.asarray(np.round(means, _DIGITS), np.float64)
+    scales = np.asarray(np.round(np.where(spreads > 1e-6, spreads, 1.0), _DIGITS), np.float64)
     design, target = _design(table, means, scales), is_pv.astype(np.float64)
     odds, weights = np.zeros(len(table)), []
     for number in range(FOLDS):

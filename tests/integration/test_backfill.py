@@ -258,10 +258,10 @@ def test_detections_that_nobody_judged_are_refused(region, capsys):
 @pytest.mark.parametrize(
     "point",
     [
-        Point("CommitBuffer.flush > write masks", 1, "after"),
+        pytest.param(Point("CommitBuffer.flush > write masks", 1, "after"), marks=pytest.mark.slow),
         Point("CommitBuffer.flush > write candidates", 1, "before"),
-        Point("CommitBuffer.flush > commit training_data", 1, "before"),
-        Point("CommitBuffer.flush", 1, "after"),
+        pytest.param(Point("CommitBuffer.flush > commit training_data", 1, "before"), marks=pytest.mark.slow),
+        pytest.param(Point("CommitBuffer.flush", 1, "after"), marks=pytest.mark.slow),
     ],
     ids=str,
 )

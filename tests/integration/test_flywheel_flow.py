@@ -22,7 +22,8 @@ def asked(root, *more):
     return [
         sys.executable, "-m", "dataflows", "flywheel", "--rounds", "1", "--config", str(root / "region/discover.yaml"),
         "--store", str(root / "store"), "--set", "build.guard_m=0", "--set", f"out={root / 'out'}",
-        "--set", "gate={epochs: 2}", "--set", "detections={threshold: 0.2}", "--json", *more,
+        "--set", "gate={epochs: 2}", "--set", "detections={threshold: 0.05}",
+        "--set", "validation={accept: 0.3, review: 0.05}", "--json", *more,
     ]  # fmt: skip
 
 

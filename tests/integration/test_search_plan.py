@@ -7,8 +7,8 @@ import pytest
 import shapely
 
 from dataflows import drivers
-from dataflows._search import prepared_search
 from dataflows.__main__ import main
+from dataflows._search import prepared_search
 from dataflows.discovery_config import load
 from dataflows.discovery_plan import discovery_plan
 from store import ducklake

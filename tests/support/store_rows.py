@@ -71,7 +71,7 @@ def _value(field: pa.Field, k: int, profile: ChipProfile, random: np.random.Gene
         pa.types.is_date: date(2024, 2, 28) + timedelta(days=k),
         pa.types.is_timestamp: datetime(2026, 7, 1, 10, 30, tzinfo=UTC) + timedelta(days=k),
         pa.types.is_date: date(2026, 7, 1) + timedelta(days=k),
-        pa.types.is_map: [("train", k), ("test", k + 1)],
+        pa.types.is_map: _pairs(kind, k),
         pa.types.is_fixed_size_list: [0.3, 0.0, 500_000.0 + k, 0.0, -0.3, 5_200_000.0],
         pa.types.is_list: [f"{field.name}-{k}", "second"],
     }
@@ -80,6 +80,13 @@ def _value(field: pa.Field, k: int, profile: ChipProfile, random: np.random.Gene
             return value
     is_json = (field.metadata or {}).get(b"doc", b"").startswith(b"JSON")
     return json.dumps({"k": k}) if is_json else f"{field.name} {k}"
+
+
+def _pairs(kind: pa.DataType, k: int) -> list[tuple[str, Any]]:
+    if not pa.types.is_map(kind):
+        return []
+    texts = pa.types.is_string(kind.item_type)
+    return [(name, str(value) if texts else value) for name, value in (("train", k), ("test", k + 1))]
 
 
 def race(uri: str, table: str, keys: int, writes: int, writer: int, start: Barrier) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataflows.mask_backends._answers import Decoded
-from dataflows.mask_backends._devices import autocast, resolved_device
+from dataflows.mask_backends._devices import autocast
 from dataflows.mask_backends._hf_files import INSTALL
 from dataflows.mask_backends._options import PromptedOptions
 from dataflows.mask_backends._prompt_tensors import (
@@ -20,6 +20,7 @@ from dataflows.mask_backends._prompt_tensors import (
     point_tensors,
     previous_tensor,
 )
+from training.devices import resolved_device
 from utils.errors import ExtraMissingError, WeightsError
 from utils.pixel_prompts import PixelPrompt
 

@@ -9,7 +9,7 @@ import yaml
 from numpy.typing import NDArray
 
 from dataflows.mask_backends._answers import Decoded
-from dataflows.mask_backends._devices import autocast, resolved_device
+from dataflows.mask_backends._devices import autocast
 from dataflows.mask_backends._options import PromptedOptions
 from dataflows.mask_backends._prompt_tensors import (
     at_image_size,
@@ -19,6 +19,7 @@ from dataflows.mask_backends._prompt_tensors import (
     previous_tensor,
 )
 from dataflows.mask_backends._weights import tensors
+from training.devices import resolved_device
 from utils.errors import ExtraMissingError, WeightsError
 from utils.pixel_prompts import PixelPrompt
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from dataflows.mask_backends import _samgeo
 from dataflows.mask_backends._answers import Decoded
-from dataflows.mask_backends._devices import autocast, resolved_device
+from dataflows.mask_backends._devices import autocast
 from dataflows.mask_backends._options import PromptedOptions, parsed
 from dataflows.mask_backends._prompt_tensors import best_candidate, box_tensor, point_tensors, previous_tensor
 from dataflows.mask_backends._prompted import PromptedBackend
 from dataflows.mask_backends._weights import Published, tensor_shapes, torch_hub_folder, weights_file
+from training.devices import resolved_device
 from utils.errors import ConfigError, UnknownNameError, WeightsError
 from utils.pixel_prompts import PixelPrompt
 

@@ -126,8 +126,9 @@ class TestRefused:
 
     def test_each(self, options, region, tmp_path, capsys):
         store = ["--store", region.settings["store"]]
-        assert "known: build, change, context, masks, sample" in self.refused(capsys, "run", "nonsense", *options)
-        assert "known: build, change, context, masks, sample" in self.refused(capsys, "plan", "nonsense", *options)
+        known = "known: backfill, build, change, context, discover, masks, sample, validate"
+        assert known in self.refused(capsys, "run", "nonsense", *options)
+        assert known in self.refused(capsys, "plan", "nonsense", *options)
         assert "has no plan" in self.refused(capsys, "plan", "sample", *options)
         assert "own command" in self.refused(capsys, "run", "sample", *options)
         assert "own command" in self.refused(capsys, "run", "change", *options)

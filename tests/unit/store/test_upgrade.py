@@ -90,19 +90,20 @@ def test_rows_ids_and_unchanged_columns_stay(old):
     assert sorted((index.name, index.num_rows_indexed) for index in indexes) == [("s2_cell_idx", 60), ("uuid_idx", 60)]
 
 
-def test_version_two_gains_quality_and_points_and_nothing_else(tmp_path):
-    """Null in every old row; all that was there, ids and row ids included, is as it was."""
+def test_version_two_gains_weight_quality_and_points_and_nothing_else(tmp_path):
+    """The weight is 1 and the others are null in every old row; all that was there, row ids included, is as it was."""
     old = Path(shutil.copytree(DATA / "store_v2", tmp_path / "store"))
     names = tables_of(old)
     before = {table: everything(old, table) for table in names}
     added = {one.table: one.columns_added for one in upgraded(old, names)}
     points = ("positive_points", "negative_points")
-    assert added == dict.fromkeys(names, ()) | {"masks": ("quality", "calibration"), "prompts": points}
+    gained = {"masks": ("quality", "calibration"), "prompts": points, "training_data": ("weight",)}
+    assert added == dict.fromkeys(names, ()) | gained
     for table in names:
         after = everything(old, table)
         kept = before[table].column_names
         assert after.select(kept).cast(before[table].schema).equals(before[table])
-        assert all(after[name].null_count == len(after) for name in added[table])
+        assert all(set(after[name].to_pylist()) == {1.0 if name == "weight" else None} for name in added[table])
     assert {one.rows for one in upgraded(old, ["masks", "prompts"])} == {18}
 
 

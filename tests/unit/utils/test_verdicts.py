@@ -31,10 +31,10 @@ def test_rules_alone_decide_without_a_model() -> None:
 
 
 def test_a_decisive_finding_rejects_whatever_else_speaks_for() -> None:
-    found = judged([finding(5.0, "a"), finding(-4.0, "open_water", decisive=True)], LIMITS, confidence=0.99)
+    found = judged([finding(5.0, "a"), finding(-4.0, "water_surface", decisive=True)], LIMITS, confidence=0.99)
     assert found.verdict == "reject"
     assert found.confidence <= 0.01
-    assert "open_water" in found.reasons[0]
+    assert "water_surface" in found.reasons[0]
 
 
 @pytest.mark.parametrize(("confidence", "verdict"), [(0.9, "unverifiable"), (0.4, "unverifiable"), (0.1, "reject")])

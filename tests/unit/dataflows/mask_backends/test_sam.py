@@ -16,9 +16,10 @@ import torch
 
 from dataflows import mask_backends
 from dataflows.mask_backends import _samgeo
-from dataflows.mask_backends._devices import autocast, resolved_device
+from dataflows.mask_backends._devices import autocast
 from dataflows.mask_backends.sam import SamBackend, SamModel
 from support import tiny_sam
+from training.devices import resolved_device
 from utils.errors import ConfigError, DeviceMemoryError, WeightsError
 from utils.pixel_prompts import PixelPrompt
 from utils.types import ChipGrid, Prompt, RasterChip

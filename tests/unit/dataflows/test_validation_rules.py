@@ -1,0 +1,150 @@
+"""Rules as nodes: each says where its formula comes from, abstains when it must, and has the sign it says."""
+
+from datetime import UTC, datetime
+from importlib import import_module
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dataflows import spectral_validation as spectral
+from dataflows._findings import NEUTRAL, finding, scaled
+from dataflows.drivers import FLOWS, build_driver
+from dataflows.validation_config import ValidationRules
+from dataflows.validation_evidence import RULES, SPECTRAL_RULES
+from dataflows.validation_supervision import supervision
+from utils.cells import s2_parents
+from utils.errors import ConfigError
+from utils.reference_spectra import REFERENCE_SPECTRA
+from utils.spectral_evidence import Observation
+from utils.split_rule import SplitRule, split_of_cells
+from utils.types import S2_L2A_BANDS
+
+JUNE = datetime(2023, 6, 10, tzinfo=UTC)
+NAMED = {one.name: np.array(one.reflectance) for one in REFERENCE_SPECTRA}
+
+
+def seen(
+    name: str = "monocrystalline silicon", *, clear_px: float = 20.0, at: datetime = JUNE, **changes
+) -> Observation:
+    spectrum = NAMED[name]
+    values = {
+        "scene_ids": ("s",), "acquired_at": at, "effective_px": 20.0, "clear_px": clear_px, "ring_px": 100.0,
+        "cloud_share": 1 - clear_px / 20, "water_share": 0.0, "bands": S2_L2A_BANDS, "inside": spectrum,
+        "ring": NAMED["green vegetation"], "object": spectrum, "z": {"ndpvi": 4.0, "ndvi": -5.0},
+    }  # fmt: skip
+    return Observation(**(values | changes))
+
+
+def row(area_m2: float = 2000.0) -> pa.Table:
+    return pa.table({"detection_id": ["a"], "acquired_at": [JUNE], "area_m2": [area_m2]})
+
+
+def clear(*dates: Observation, **settings) -> dict[str, Observation | None]:
+    return spectral.clear_observations({"a": list(dates)}, row(), ValidationRules(**settings))
+
+
+def test_every_rule_is_a_node_that_says_where_it_comes_from() -> None:
+    nodes = build_driver("validate").graph.nodes
+    modules = [import_module(name) for name in FLOWS["validate"].modules]
+    for rule in (*RULES, "mask_agreement"):
+        [function] = nodes[rule].originating_functions
+        assert function.__module__ in {module.__name__ for module in modules}
+        assert len(function.__doc__.split()) > 15
+
+
+def test_few_clear_pixels_other_years_and_clouds_say_nothing() -> None:
+    assert clear(seen())["a"] is not None
+    assert clear(seen(clear_px=3.9))["a"] is None
+    assert clear(seen(at=datetime(2021, 6, 1, tzinfo=UTC)))["a"] is None
+    assert clear(seen(at=datetime(2021, 6, 1, tzinfo=UTC)), max_days=1000)["a"] is not None
+    assert clear(seen(clear_px=2), seen())["a"].clear_px == 20
+    nothing = {"a": None}
+    for rule in ("water_surface", "vegetation_cover", "bright_cover", "pv_spectrum", "ring_contrast"):
+        told = getattr(spectral, rule)(nothing)["a"]
+        assert (told.verdict, told.log_odds, told.decisive) == ("abstain", 0.0, False)
+
+
+def test_clouds_are_told_from_small_objects_and_from_missing_images() -> None:
+    rules = ValidationRules()
+    told = [
+        spectral.cloud_cover({"a": dates}, {"a": None}, row(area), rules)["a"].reason
+        for dates, area in (([seen(clear_px=0)], 2000.0), ([], 50.0), ([], 2000.0))
+    ]
+    assert "cloud" in told[0]
+    assert "too few" in told[1]
+    assert "no multispectral image" in told[2]
+
+
+@pytest.mark.parametrize(
+    ("surface", "rule", "verdict", "decisive"),
+    [
+        ("monocrystalline silicon", "water_surface", "for", False),
+        ("monocrystalline silicon", "vegetation_cover", "for", False),
+        ("monocrystalline silicon", "bright_cover", "for", False),
+        ("monocrystalline silicon", "pv_spectrum", "for", False),
+        ("cadmium telluride", "pv_spectrum", "for", False),
+        ("open water", "water_surface", "against", True),
+        ("green vegetation", "vegetation_cover", "against", True),
+        ("white plastic film or glass", "bright_cover", "against", True),
+        ("bare soil", "pv_spectrum", "against", False),
+        ("asphalt", "pv_spectrum", "against", False),
+        ("slate or dark roofing", "pv_spectrum", "against", False),
+    ],
+)
+def test_surfaces_speak_as_they_should(surface: str, rule: str, verdict: str, decisive: bool) -> None:
+    told = getattr(spectral, rule)(clear(seen(surface)))["a"]
+    assert (told.verdict, told.decisive) == (verdict, decisive)
+    assert told.scene_ids == ("s",)
+
+
+def test_the_ring_speaks_through_its_z_score() -> None:
+    assert spectral.ring_contrast(clear(seen()))["a"].verdict == "for"
+    assert spectral.ring_contrast(clear(seen(z={"ndpvi": -3.0})))["a"].verdict == "against"
+    assert spectral.ring_contrast(clear(seen(z={})))["a"].verdict == "abstain"
+
+
+def test_a_new_array_is_not_worse_than_an_old_one() -> None:
+    before = seen("green vegetation", at=datetime(2021, 6, 1, tzinfo=UTC))
+    rules = ValidationRules()
+    changed = spectral.spectral_persistence({"a": [seen(), before]}, rules)["a"]
+    stays = spectral.spectral_persistence({"a": [seen(), seen(at=datetime(2022, 6, 1, tzinfo=UTC))]}, rules)["a"]
+    assert (changed.verdict, stays.verdict) == ("neutral", "for")
+    assert spectral.spectral_persistence({"a": [seen()]}, rules)["a"].verdict == "abstain"
+
+
+def test_scales_end_at_their_anchors() -> None:
+    assert scaled(5, 0, 10, against=1, speaks_for=3) == 1
+    assert scaled(-5, 0, 10, against=1, speaks_for=3) == -1
+    assert scaled(50, 0, 10, against=1, speaks_for=3) == 3
+    assert scaled(0, 0, -10, against=2, speaks_for=1) == -2
+    small = finding("r", 1.0, "m", NEUTRAL / 2, "words", details={"a": None, "b": float("nan"), "c": 1.0})
+    assert (small.verdict, small.log_odds, dict(small.details)) == ("neutral", 0.0, {"c": 1.0})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"accept": 0.2}, {"dates": 0}, {"mask_agreement": "off"}, {"cell_level": 31}, {"negative_m": -1.0},
+        {"model": ""},
+    ],
+)  # fmt: skip
+def test_settings_are_checked(wrong: dict) -> None:
+    with pytest.raises(ConfigError):
+        ValidationRules(**wrong)
+
+
+def test_nothing_is_learnt_from_test_ground() -> None:
+    rng = np.random.default_rng(0)
+    cells = rng.integers(1, 2**63, 400, dtype=np.uint64) | np.uint64(1)
+    rows = pa.table({"match": ["confirmed", "new"] * 200, "s2_cell": cells})
+    rule = SplitRule(level=13, salt=5)
+    distance = np.where(np.arange(400) % 2 == 0, 0.0, 100.0)
+    told = supervision(rows, distance, rule, ValidationRules())
+    split = split_of_cells(s2_parents(cells, 13), rule)
+    assert not told.known[split == "test"].any()
+    assert told.known[split != "test"].all()
+    assert told.is_pv.sum() == 200
+    near = supervision(rows, np.full(400, 5.0), None, ValidationRules())
+    assert near.known.sum() == 200
+    assert len(SPECTRAL_RULES) == 7
