@@ -175,8 +175,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--mask-agreement",
         choices=("none", "review", "all"),
-        default="none",
-        help="detections the mask factory is asked about (default none: it doubles the time of validation)",
+        default="review",
+        help="detections the mask factory is asked about (default review)",
     )
     parser.add_argument("--no-prune", action="store_true", help="search everything")
     parser.add_argument("--no-last-search", action="store_true", help="do not measure the last model's finds")
