@@ -238,6 +238,8 @@ def _part_of(raster: ChipGrid, rows: Reach, columns: Reach) -> ChipGrid:
 
 def _mirror(chip: RasterChip, rows: Reach, columns: Reach) -> None:
     """Fill pixels beyond the raster's edge that hold no data with those mirrored at the edge, in place."""
+    if not rows.beyond and not columns.beyond:
+        return
     held = chip.valid.copy()
     for part in columns.beyond:
         shown = chip.data[:, :, columns.mirrored[part]]

@@ -153,7 +153,7 @@ def blended(windows: Iterable[PlacedWindow], lattice: WindowLattice, valid: NDAr
         begin = top + lattice.margin_px
         first, last = max(begin, 0), min(begin + core, height)
         found[first:last] = _quantised(strip[first - begin : last - begin])
-    found[~valid] = PROBABILITY_NODATA
+    np.copyto(found, PROBABILITY_NODATA, where=~valid)
     return found
 
 

@@ -56,7 +56,10 @@ def read_aligned(
     top, left = start
     first_row, last_row = max(top, 0), min(top + grid.height, raster.height)
     first_column, last_column = max(left, 0), min(left + grid.width, raster.width)
-    values = np.zeros((len(assets), grid.height, grid.width), dtypes.pop())
+    # zeros would be fresh pages from the system, which cost more than filling memory that is used again
+    values = np.empty((len(assets), grid.height, grid.width), dtypes.pop())
+    if (last_row - first_row, last_column - first_column) != (grid.height, grid.width):
+        values.fill(0)
     holds = np.zeros((grid.height, grid.width), bool)
     if first_row < last_row and first_column < last_column:
         window = Window(first_column, first_row, last_column - first_column, last_row - first_row)

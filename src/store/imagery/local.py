@@ -93,19 +93,20 @@ class LocalImagery:
         used: list[tuple[int, Scene]] = []
         for scene in self._touching(grid, scene_ids):
             pixels, holds = self._scene_pixels(scene, grid, bands)
-            fresh = holds & ~valid
-            if not fresh.any():
+            fresh = holds & ~valid if used else holds
+            count = int(np.count_nonzero(fresh))
+            if not count:
                 continue
             if used or pixels.dtype != data.dtype:
                 np.copyto(data, pixels, where=fresh)
             else:
-                data = _without(pixels, ~fresh)
+                data = pixels if count == fresh.size else _held(pixels, fresh)
             if scl is not None and "SCL" in scene.assets:
                 [classes], classified = self._planes([scene.assets["SCL"]], scene, grid)
                 scl[fresh] = checked_scl(np.where(classified, classes, 0)[fresh])
             valid |= fresh
-            used.append((int(fresh.sum()), scene))
-            if valid.all():
+            used.append((count, scene))
+            if sum(pixels for pixels, _ in used) == valid.size:
                 break
         if not used:
             raise NoImageryError(f"no {self.kind} scene under {self.root} holds data on the chip at {grid.centre}")
@@ -196,12 +197,9 @@ class LocalImagery:
         return stretched(np.where(there, plane, 0), there, low=low, high=high, gamma=gamma)
 
 
-def _without(pixels: NDArray[Any], empty: NDArray[np.bool_]) -> NDArray[Any]:
-    """Pixels (bands, rows, columns) with 0 where a pixel is empty, in place."""
-    if empty.any():
-        # several times faster than a masked copy
-        np.multiply(pixels, ~empty, out=pixels, casting="unsafe")
-    return pixels
+def _held(pixels: NDArray[Any], holds: NDArray[np.bool_]) -> NDArray[Any]:
+    """Pixels (bands, rows, columns) with 0 where a pixel holds no data, in place; faster than a masked copy."""
+    return np.multiply(pixels, holds, out=pixels, casting="unsafe")
 
 
 def _radiometry(scene: Scene, asset: Asset) -> dict[str, float]:
