@@ -132,6 +132,7 @@ def _settings(region: Path, folder: Path, arguments: argparse.Namespace) -> dict
         "overlap_px": arguments.overlap_px,
         "batch_size": 16,
         "gate": {"epochs": arguments.epochs},
+        "validation": {"mask_agreement": arguments.mask_agreement},
     }
     return told | ({"prune": {}} if arguments.no_prune else {})
 
@@ -171,6 +172,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", default="flywheel", help="sample size (default flywheel)")
     parser.add_argument("--block-px", type=int, default=2048, help="block of the search (default 2048)")
     parser.add_argument("--overlap-px", type=int, default=32, help="pixels windows share (default 32)")
+    parser.add_argument(
+        "--mask-agreement",
+        choices=("none", "review", "all"),
+        default="review",
+        help="detections the mask factory is asked about (default review)",
+    )
     parser.add_argument("--no-prune", action="store_true", help="search everything")
     parser.add_argument("--no-last-search", action="store_true", help="do not measure the last model's finds")
     parser.add_argument("--out", type=Path, default=Path("runs/flywheel"))

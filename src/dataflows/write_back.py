@@ -16,7 +16,7 @@ from dataflows.discovery_config import DiscoveryConfig
 from dataflows.run_summary import FlowSummary
 from dataflows.work_shares import run_lease_id
 from store import lance_io, leases
-from store.catalogue_place import redacted
+from store.catalogue_place import place_of, redacted
 from store.code_hash import stage_code
 from store.ducklake_write_back import LAKE_COLUMNS, ROWS, write_detections
 from store.evidence import newest_search
@@ -201,6 +201,14 @@ def _place(store: str) -> str:
     return store if is_remote(store) else str(Path(store).resolve())
 
 
+def _lake_place(catalog: str) -> str:
+    """The catalogue as the run names it, without passwords: a file by its absolute path, for `explain` elsewhere."""
+    place = place_of(catalog)
+    if place.path is None:
+        return redacted(catalog)
+    return f"{'' if place.kind == 'duckdb' else place.kind + ':'}{place.path.resolve()}"
+
+
 def _described(config: DiscoveryConfig, catalog: str, search_id: str, verdicts: Sequence[str]) -> Run:
     return Run(
         flow=FLOW,
@@ -209,7 +217,7 @@ def _described(config: DiscoveryConfig, catalog: str, search_id: str, verdicts: 
         recipes={},
         code={FLOW: stage_code(["dataflows.write_back:judged_rows", "store.ducklake_write_back:write_detections"])},
         inputs={
-            "catalog": redacted(catalog),
+            "catalog": _lake_place(catalog),
             "table": config.write_back_table,
             "columns": list(LAKE_COLUMNS),
             "search_id": search_id,

@@ -182,8 +182,8 @@ def promote(uri: str | Path, generation: int, tag: str) -> PromotionReceipt:
 def rollback(uri: str | Path, tag: str) -> RollbackReceipt:
     """Undo a promotion: its chips get the masks back that ``before-<tag>`` holds.
 
-    Where nothing was committed since, the table is put back to that version as it was. Otherwise only the columns that
-    the promotion wrote are put back, in the chips that still have its masks, so that nothing later is lost.
+    Only the columns that the promotion wrote are put back, in the chips that still have its masks, so that nothing that
+    was committed since is lost. ``python -m store restore`` puts the whole table back to a tag.
 
     Raises:
         PromotionError: the table has no such pair of tags.
@@ -197,9 +197,6 @@ def rollback(uri: str | Path, tag: str) -> RollbackReceipt:
             f"{TABLE} has no tags {tag_before(tag)!r} and {tag!r}; it has: {', '.join(sorted(known)) or 'none'}"
         )
     rows = _promoted_rows(uri, before, after)
-    if lance_io.open_table(uri, TABLE).version == after:
-        restored = tags.restore(uri, TABLE, tag_before(tag))
-        return RollbackReceipt(tag=tag, restored=before, version=restored.version, rows=len(rows), bytes_written=0)
     done, _ = rewrite_columns(uri, TABLE, lambda dataset: _put_back(dataset, rows))
     if done.rows:
         lance_io.refresh_indexes(uri, TABLE)

@@ -199,8 +199,8 @@ class LocalImagery:
 
 def _held(pixels: NDArray[Any], holds: NDArray[np.bool_]) -> NDArray[Any]:
     """Pixels (bands, rows, columns) with 0 where a pixel holds no data, in place; faster than a masked copy."""
-    np.multiply(pixels, holds, out=pixels, casting="unsafe")
-    return pixels
+    held: NDArray[Any] = np.multiply(pixels, holds, out=pixels, casting="unsafe")
+    return held
 
 
 def _radiometry(scene: Scene, asset: Asset) -> dict[str, float]:
