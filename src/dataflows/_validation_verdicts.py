@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dataflows import mask_agreement
 from dataflows._evidence_rows import rows_of
 from dataflows._validation_work import ValidationWork
-from dataflows.validation_evidence import RULES
+from dataflows.validation_evidence import RULES, VISUAL_RULES
 from dataflows.validation_imagery import MSI_GSD_M
 from dataflows.validation_supervision import supervision
 from store import evidence
@@ -47,7 +47,8 @@ class _Judge:
             told.append(masks)
             confidence = None if confidence is None else shifted(confidence, masks.log_odds)
         # small ones are judged by what VHR imagery shows, large ones must have been seen by both
-        unseen = cloud.verdict == "abstain" and self.areas_m2[one] >= rules.min_effective_px * MSI_GSD_M**2
+        large = self.areas_m2[one] >= rules.min_effective_px * MSI_GSD_M**2
+        unseen = cloud.verdict == "abstain" and (large or all(found[rule].verdict == "abstain" for rule in VISUAL_RULES))
         return judged(
             told,
             VerdictLimits(accept=rules.accept, review=rules.review),

@@ -96,8 +96,9 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
     rules = validation_rules(config)
     lance_io.check_writable(config.store)
     detections = evidence.detections_of(config.store, search_id)
-    vhr = Pixels(source=_source(config.build.vhr, "vhr"), bands=RGB_BANDS)
     msi = Pixels(source=_source(config.build.msi, "msi"), bands=config.build.msi_bands) if config.build.msi else None
+    vhr_source = _source(config.build.vhr, "vhr")
+    vhr = None if _found_on_msi(detections, vhr_source, msi) else Pixels(source=vhr_source, bands=RGB_BANDS)
     known = drivers.build_driver("build", config.build).execute(["labels", "stored_split_rule"])
     distance_m = label_distances(detections, known["labels"])
     ids = detections["detection_id"].to_pylist()
@@ -133,6 +134,14 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
 def _source(settings: Mapping[str, Any], kind: str) -> ImagerySource:
     options = {name: value for name, value in settings.items() if name != "source"}
     return imagery.get(settings["source"], **({"kind": kind} | options))
+
+
+def _found_on_msi(detections: pa.Table, vhr: ImagerySource, msi: Pixels | None) -> bool:
+    """Whether a search looked at multispectral scenes: VHR rules then have no image of its day, and abstain."""
+    if msi is None:
+        return False
+    scenes = set(pc.list_flatten(detections["scene_ids"]).to_pylist()) - set(vhr.scenes()["scene_id"].to_pylist())
+    return bool(scenes) and scenes <= set(msi.source.scenes()["scene_id"].to_pylist())
 
 
 def _described(config: DiscoveryConfig, rules: ValidationRules, pixels: Sequence[Pixels], search_id: str) -> Run:

@@ -48,6 +48,9 @@ def mask_agreement(
     """
     found = {}
     for one, views in vhr_views.items():
+        if not views:
+            found[one] = abstains(RULE, "not seen in VHR imagery, on which the mask factory draws")
+            continue
         view = _coarser(views[0], rules.mask_side_px)
         outline = reproject(detection_outlines[one], 4326, view.chip.grid.epsg)
         prompt = Prompt(prompt_id=one, label_id=one, kind="box", geometry=shapely.box(*outline.bounds))

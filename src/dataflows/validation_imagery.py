@@ -62,13 +62,19 @@ def detection_outlines(detections: pa.Table) -> dict[str, shapely.Geometry]:
 @tag(stage="validation")
 @dataloader()
 def vhr_reads(
-    detections: pa.Table, detection_outlines: dict[str, shapely.Geometry], vhr_pixels: Pixels, rules: ValidationRules
+    detections: pa.Table,
+    detection_outlines: dict[str, shapely.Geometry],
+    vhr_pixels: Pixels | None,
+    rules: ValidationRules,
 ) -> tuple[Reads, dict[str, Any]]:
     """Windows of the detections on the day they were found on and on the nearest other days.
 
-    A detection that cannot be read on its own day is a failure; a day that does not cover it is left out.
+    A detection that cannot be read on its own day is a failure; a day that does not cover it is left out. Nothing is
+    read without ``vhr_pixels``: those found on multispectral imagery have no VHR day of their own.
     """
     reads = Reads()
+    if vhr_pixels is None:
+        return reads, {"read": 0, "failed": 0}
     for epsg, gsd_m, at, ids in _together(detections):
         shapes = dict(zip(ids, reproject(np.array([detection_outlines[i] for i in ids]), 4326, epsg), strict=True))
         days = vhr_pixels.nearest(at, rules.dates)
@@ -130,8 +136,8 @@ def imagery_check(detections: pa.Table, vhr_reads: Reads, msi_reads: Reads) -> d
 
 @tag(stage="validation")
 def vhr_views(vhr_reads: Reads, readable: list[str]) -> dict[str, list[VhrView]]:
-    """Detection id → its VHR windows, that of its own day first."""
-    return {one: vhr_reads.found[one] for one in readable}
+    """Detection id → its VHR windows, that of its own day first; none for those found on multispectral imagery."""
+    return {one: vhr_reads.found.get(one, []) for one in readable}
 
 
 @tag(stage="validation")

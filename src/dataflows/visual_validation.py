@@ -14,7 +14,8 @@ from utils.evidence import Finding, abstains
 from utils.texture_evidence import Texture, grown, likeness
 
 Findings = dict[str, Finding]
-_FEW = "too few pixels to describe"
+_FEW = "not seen in VHR imagery, or too few pixels to describe"
+_UNSEEN = "not seen in VHR imagery"
 
 
 @tag(stage="validation")
@@ -28,7 +29,7 @@ def module_grid(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[s
     found = {}
     for one, own in _own(vhr_textures).items():
         if own is None or own.regularity is None:
-            found[one] = abstains("module_grid", "too few or too coarse pixels to see joints of modules")
+            found[one] = abstains("module_grid", "no VHR imagery, or too few or too coarse pixels to see joints of modules")
             continue
         odds = scaled(own.regularity, 0.15, 0.7, against=0.75, speaks_for=1.25)
         words = f"{'repeats' if odds > 0 else 'does not repeat'} at the pitch of modules ({own.regularity:+.2f})"
@@ -94,7 +95,6 @@ def smooth_surface(vhr_textures: dict[str, list[Texture | None]], vhr_views: dic
     """
     found = {}
     for one, own in _own(vhr_textures).items():
-        view = vhr_views[one][0]
         if own is None or own.regularity is None:
             found[one] = abstains("smooth_surface", _FEW)
             continue
@@ -103,7 +103,13 @@ def smooth_surface(vhr_textures: dict[str, list[Texture | None]], vhr_views: dic
             odds -= 0.75
         words = f"{'even' if odds < 0 else 'structured'} surface: lightness varies by {own.roughness:.1f}"
         found[one] = finding(
-            "smooth_surface", own.roughness, "L", odds, words, seen=view.chip, details={"contrast": own.contrast}
+            "smooth_surface",
+            own.roughness,
+            "L",
+            odds,
+            words,
+            seen=vhr_views[one][0].chip,
+            details={"contrast": own.contrast},
         )
     return found
 
@@ -158,6 +164,9 @@ def parked_vehicle(
     found = {}
     for one, own in _own(vhr_textures).items():
         shape, views = outline_shapes[one], vhr_views[one]
+        if not views:
+            found[one] = abstains("parked_vehicle", _UNSEEN)
+            continue
         same = day_likeness[one]
         sized = 3 <= shape["length_m"] <= 6.5 and 1.4 <= shape["width_m"] <= 3.4 and 5 <= shape["area_m2"] <= 18
         odds = 0.0
@@ -202,8 +211,8 @@ def visual_persistence(
 
 
 def _own(textures: dict[str, list[Texture | None]]) -> dict[str, Texture | None]:
-    """What was measured on the day a detection was found on."""
-    return {one: days[0] for one, days in textures.items()}
+    """What was measured on the day a detection was found on; None where nothing was."""
+    return {one: days[0] if days else None for one, days in textures.items()}
 
 
 def _likeness(views: list[VhrView]) -> float | None:

@@ -19,3 +19,32 @@ class Blueness(nn.Module):
         if self.fails_above is not None and images.max() > self.fails_above:
             return torch.full_like(images[:, :1], float("nan"))
         return (images[:, 2:3] - images[:, 0:1] - self.least) * 0.5
+
+
+class SmoothBlueness(nn.Module):
+    """Logit of how much bluer than red and than green a pixel's surroundings are, in display values.
+
+    Roofs are seen in pieces by a pointwise rule; a mean over ``side_px`` pixels joins the cells of a module.
+    """
+
+    def __init__(self, over_red: float = 30.0, over_green: float = 5.0, side_px: int = 9) -> None:
+        super().__init__()
+        self.over_red, self.over_green = over_red, over_green
+        self.mean = nn.AvgPool2d(side_px, stride=1, padding=side_px // 2, count_include_pad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        red, green, blue = self.mean(images).unbind(dim=1)
+        return torch.minimum(blue - red - self.over_red, blue - green - self.over_green)[:, None] * 0.3
+
+
+class IndexAbove(nn.Module):
+    """Logit of how far ``(first - second) / (first + second)`` of reflectance lies above a threshold, point by point."""
+
+    def __init__(self, threshold: float, steepness: float = 60.0) -> None:
+        super().__init__()
+        self.threshold, self.steepness = threshold, steepness
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second = images[:, 0], images[:, 1]
+        index = (first - second) / (first + second).clamp(min=1e-6)
+        return (index - self.threshold)[:, None] * self.steepness
