@@ -101,10 +101,14 @@ def infer_blocks(
     def results() -> Iterator[BlockResult]:
         with closing(_ahead(image, blocks)) as images:
             for block, read in images:
+                found: BlockProbabilities | Failure
                 try:
-                    yield block, block_probabilities(model, block, read.result(), lattice, batch_size)
+                    found = block_probabilities(model, block, read.result(), lattice, batch_size)
                 except (ImageryError, ModelError) as error:
-                    yield block, Failure.of(NODE, error, input_ids=(block.block_id, *scene_ids))
+                    found = Failure.of(NODE, error, input_ids=(block.block_id, *scene_ids))
+                # its pixels make room before the block after the next is read
+                del read
+                yield block, found
 
     return results()
 
@@ -242,10 +246,13 @@ def _part_of(raster: ChipGrid, rows: Reach, columns: Reach) -> ChipGrid:
 
 
 def _mirror(chip: RasterChip, rows: Reach, columns: Reach) -> None:
-    """Fill pixels beyond the raster's edge that hold no data with those mirrored at the edge, in place."""
+    """Fill pixels beyond the raster's edge that hold no data with those mirrored at the edge, in place.
+
+    They count as valid where mirrored along a row; whether pixels inside the raster do is left as it was.
+    """
     if not rows.beyond and not columns.beyond:
         return
-    held = chip.valid.copy()
+    held = chip.valid
     for part in columns.beyond:
         shown = columns.mirrored[part]
         _fill(chip.data[:, :, part], chip.data[:, :, shown], held[:, part])

@@ -101,7 +101,9 @@ class LocalImagery:
                 continue
             if data is None:
                 # no large array is made before the first scene gives one
-                data = (pixels if count == fresh.size else _held(pixels, fresh)).astype(dtype, casting="same_kind", copy=False)
+                data = (pixels if count == fresh.size else _held(pixels, fresh)).astype(
+                    dtype, casting="same_kind", copy=False
+                )
             else:
                 np.copyto(data, pixels, where=fresh)
             if scl is not None and "SCL" in scene.assets:
@@ -202,7 +204,7 @@ class LocalImagery:
 
 def _held(pixels: NDArray[Any], holds: NDArray[np.bool_]) -> NDArray[Any]:
     """Pixels (bands, rows, columns) with 0 where a pixel holds no data, in place; faster than a masked copy."""
-    rows, columns = (_extent(holds.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (_extent(np.any(holds, axis=axis)) for axis in (1, 0))
     if holds[rows, columns].all():
         clear_around(pixels, rows, columns)
         return pixels
