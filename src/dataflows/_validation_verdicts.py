@@ -48,7 +48,9 @@ class _Judge:
             confidence = None if confidence is None else shifted(confidence, masks.log_odds)
         # small ones are judged by what VHR imagery shows, large ones must have been seen by both
         large = self.areas_m2[one] >= rules.min_effective_px * MSI_GSD_M**2
-        unseen = cloud.verdict == "abstain" and (large or all(found[rule].verdict == "abstain" for rule in VISUAL_RULES))
+        unseen = cloud.verdict == "abstain" and (
+            large or all(found[rule].verdict == "abstain" for rule in VISUAL_RULES)
+        )
         return judged(
             told,
             VerdictLimits(accept=rules.accept, review=rules.review),

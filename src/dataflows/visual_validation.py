@@ -29,7 +29,9 @@ def module_grid(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[s
     found = {}
     for one, own in _own(vhr_textures).items():
         if own is None or own.regularity is None:
-            found[one] = abstains("module_grid", "no VHR imagery, or too few or too coarse pixels to see joints of modules")
+            found[one] = abstains(
+                "module_grid", "no VHR imagery, or too few or too coarse pixels to see joints of modules"
+            )
             continue
         odds = scaled(own.regularity, 0.15, 0.7, against=0.75, speaks_for=1.25)
         words = f"{'repeats' if odds > 0 else 'does not repeat'} at the pitch of modules ({own.regularity:+.2f})"
