@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,11 @@ from utils.types import ChipGrid, ImagerySource, RasterChip
 NODE = "block_probabilities"
 """Node that failures of a block are booked to."""
 
-RASTER_CACHE_BYTES: Final = 64 << 20
-"""What GDAL may keep of rasters while blocks are inferred: about the tiles that neighbouring blocks share."""
+RASTER_CACHE_BYTES: Final = 96 << 20
+"""What GDAL may keep of rasters while blocks are inferred: tiles that a row of blocks shares with the next.
+
+A block row of 2048 with its halo takes 75 MB of an RGB raster that is 8192 wide; of wider ones they are decoded again.
+"""
 
 _AHEAD = 1
 """Blocks read, or written, while the model works on another."""
@@ -213,8 +216,10 @@ def _windows(
         for left in lattice.starts(block.left_px, block.grid.width)
     )
     wanted = (place for place in places if _holds(image.valid, *place, lattice))
+    # one batch for all of them: fresh memory from the system costs more than filling it
+    room = np.empty((batch_size, len(pixels), side, side), pixels.dtype)
     while batch := list(islice(wanted, batch_size)):
-        images = np.empty((len(batch), len(pixels), side, side), pixels.dtype)
+        images = room[: len(batch)]
         for target, (top, left) in zip(images, batch, strict=True):
             row, column = top - image.top_px, left - image.left_px
             target[:] = pixels[:, row : row + side, column : column + side]
@@ -242,12 +247,19 @@ def _mirror(chip: RasterChip, rows: Reach, columns: Reach) -> None:
         return
     held = chip.valid.copy()
     for part in columns.beyond:
-        shown = chip.data[:, :, columns.mirrored[part]]
-        np.copyto(chip.data[:, :, part], shown, where=~held[:, part])
-        held[:, part] |= held[:, columns.mirrored[part]]
+        shown = columns.mirrored[part]
+        _fill(chip.data[:, :, part], chip.data[:, :, shown], held[:, part])
+        held[:, part] |= held[:, shown]
     for part in rows.beyond:
-        shown = chip.data[:, rows.mirrored[part]]
-        np.copyto(chip.data[:, part], shown, where=~held[part])
+        _fill(chip.data[:, part], chip.data[:, rows.mirrored[part]], held[part])
+
+
+def _fill(pixels: NDArray[Any], shown: NDArray[Any], held: NDArray[np.bool_]) -> None:
+    """Put what is shown where nothing is held, in place."""
+    if held.any():
+        np.copyto(pixels, shown, where=~held)
+    else:
+        pixels[:] = shown
 
 
 def _ahead(

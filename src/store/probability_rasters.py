@@ -208,7 +208,7 @@ def _geotiff(block: SearchBlock, data: NDArray[np.uint8], tags: Mapping[str, str
         with memory.open(**_LAYOUT, **tiles, **place) as part:
             part.update_tags(**tags)
             part.write(data, 1)
-        return bytes(memory.getbuffer())
+        return memory.read()
 
 
 def _write_durably(target: Path, content: bytes) -> None:
@@ -227,7 +227,7 @@ def _write_durably(target: Path, content: bytes) -> None:
 
 
 def _crc32(data: NDArray[np.uint8]) -> str:
-    return f"{zlib.crc32(data.tobytes()):08x}"
+    return f"{zlib.crc32(np.ascontiguousarray(data)):08x}"
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Windows of a search raster and how their probabilities become one: a lattice, and Hann flanks where windows meet.
 
-Windows lie on one endless lattice whose origin is the raster's upper-left pixel, so that a pixel's windows, and with
-them its value, do not depend on which block asks for it. The outer quarter of the overlap counts nothing on either
+Windows lie on one endless lattice that is anchored at the raster's upper-left pixel, so that a pixel's windows, and
+with them its value, do not depend on which block asks for it. The outer quarter of the overlap counts nothing on either
 side, because a network sees nothing beyond its window; what is left of a window is its core. A pixel lies in at most
 two cores per axis. Where two meet, the weight goes over from one to the other along half a Hann window,
 ``w(i) = sin²(π (i + ½) / (2 blend))`` (Pielawski and Wählby 2020, "Introducing Hann windows for reducing edge-effects
@@ -52,7 +52,7 @@ class Reach:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowLattice:
-    """Square windows at every multiple of their stride, rows and columns alike, negative ones included."""
+    """Square windows, one every stride, rows and columns alike, on and on beyond the raster's edges."""
 
     window_px: int
     """Rows and columns of a window."""
@@ -86,12 +86,21 @@ class WindowLattice:
         """Rows and columns of a window that count."""
         return self.window_px - 2 * self.margin_px
 
+    @property
+    def anchor_px(self) -> int:
+        """First pixel of the first window whose core holds the raster's first pixel, 0 or less.
+
+        The core of the window before it ends at the raster's edge: one earlier would add a row of windows, one later
+        would show the edge less beyond it than two windows that meet share.
+        """
+        return self.margin_px - self.overlap_px
+
     def starts(self, first: int, length: int) -> range:
         """First pixels of all windows whose core holds one of the ``length`` pixels from ``first`` on, on one axis."""
-        stride, margin = self.stride_px, self.margin_px
-        begin = (first - margin - self.core_px) // stride + 1
-        end = -((margin - first - length) // stride)
-        return range(begin * stride, end * stride, stride)
+        stride, beyond = self.stride_px, first - self.anchor_px - self.margin_px
+        begin = (beyond - self.core_px) // stride + 1
+        end = -(-(beyond + length) // stride)
+        return range(begin * stride + self.anchor_px, end * stride + self.anchor_px, stride)
 
     def reach(self, first: int, length: int, raster_length: int) -> "Reach":
         """What must be read for ``length`` pixels from ``first`` on, along one axis of a raster.

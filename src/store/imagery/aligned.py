@@ -58,12 +58,13 @@ def read_aligned(
     first_column, last_column = max(left, 0), min(left + grid.width, raster.width)
     # zeros would be fresh pages from the system, which cost more than filling memory that is used again
     values = np.empty((len(assets), grid.height, grid.width), dtypes.pop())
-    if (last_row - first_row, last_column - first_column) != (grid.height, grid.width):
-        values.fill(0)
     holds = np.zeros((grid.height, grid.width), bool)
-    if first_row < last_row and first_column < last_column:
+    if first_row >= last_row or first_column >= last_column:
+        values.fill(0)
+    else:
         window = Window(first_column, first_row, last_column - first_column, last_row - first_row)
         place = slice(first_row - top, last_row - top), slice(first_column - left, last_column - left)
+        clear_around(values, *place)
         # read into its place: large arrays that are made and copied cost more than the rest
         inside = values[(slice(None), *place)]
         present = _read_window(raster, assets, window, inside, [nodata(raster, asset) for asset in assets], display)
@@ -71,6 +72,20 @@ def read_aligned(
             return None
         holds[place] = present
     return values, holds
+
+
+def clear_around(values: NDArray[np.generic], rows: slice, columns: slice) -> None:
+    """Set 0 outside of some rows and columns, in place.
+
+    Args:
+        values: shape (bands, rows, columns).
+        rows: those that stay.
+        columns: those that stay.
+    """
+    values[:, : rows.start] = 0
+    values[:, rows.stop :] = 0
+    values[:, rows, : columns.start] = 0
+    values[:, rows, columns.stop :] = 0
 
 
 def _start(raster: rasterio.DatasetReader, grid: ChipGrid, wkt: str) -> tuple[int, int] | None:

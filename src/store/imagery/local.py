@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from shapely import STRtree
 
+from store.imagery.aligned import clear_around
 from store.imagery.catalogue import Catalogue, without_stretch
 from store.imagery.file_index import FileIndex, default_place
 from store.imagery.handles import OpenRasters
@@ -87,28 +88,30 @@ class LocalImagery:
             ImageryError: a VHR raster is not uint8 and no stretch is set, or a scale is missing.
         """
         shape = (grid.height, grid.width)
-        data = np.zeros((len(bands), *shape), np.uint8 if self.kind == "vhr" else np.uint16)
-        valid = np.zeros(shape, bool)
+        dtype = np.dtype(np.uint8 if self.kind == "vhr" else np.uint16)
+        data: NDArray[Any] | None = None
+        valid: NDArray[np.bool_] | None = None
         scl: NDArray[np.uint8] | None = np.zeros(shape, np.uint8) if self.kind == "msi" else None
         used: list[tuple[int, Scene]] = []
         for scene in self._touching(grid, scene_ids):
             pixels, holds = self._scene_pixels(scene, grid, bands)
-            fresh = holds & ~valid if used else holds
+            fresh = holds if valid is None else holds & ~valid
             count = int(np.count_nonzero(fresh))
             if not count:
                 continue
-            if used or pixels.dtype != data.dtype:
-                np.copyto(data, pixels, where=fresh)
+            if data is None:
+                # no large array is made before the first scene gives one
+                data = (pixels if count == fresh.size else _held(pixels, fresh)).astype(dtype, casting="same_kind", copy=False)
             else:
-                data = pixels if count == fresh.size else _held(pixels, fresh)
+                np.copyto(data, pixels, where=fresh)
             if scl is not None and "SCL" in scene.assets:
                 [classes], classified = self._planes([scene.assets["SCL"]], scene, grid)
                 scl[fresh] = checked_scl(np.where(classified, classes, 0)[fresh])
-            valid |= fresh
+            valid = fresh if valid is None else valid | fresh
             used.append((count, scene))
             if sum(pixels for pixels, _ in used) == valid.size:
                 break
-        if not used:
+        if data is None or valid is None:
             raise NoImageryError(f"no {self.kind} scene under {self.root} holds data on the chip at {grid.centre}")
         used.sort(key=lambda entry: -entry[0])
         return RasterChip(
@@ -162,16 +165,16 @@ class LocalImagery:
         for position, band in enumerate(bands):
             together[scene.assets[band].href, scene.assets[band].resampling].append(position)
         planes: list[Any] = [None] * len(bands)
-        holds = np.ones((grid.height, grid.width), bool)
+        held: list[NDArray[np.bool_]] = []
         for positions in together.values():
             assets = [scene.assets[bands[k]] for k in positions]
             values, there = self._planes(assets, scene, grid)
-            holds &= there
             if len(together) == 1 and self.kind == "vhr" and values.dtype == np.uint8:
-                return values, holds
+                return values, there
+            held.append(there)
             for position, asset, plane in zip(positions, assets, values, strict=True):
                 planes[position] = self._stored(scene, bands[position], asset, plane, there)
-        return np.stack(planes), holds
+        return np.stack(planes), np.logical_and.reduce(held)
 
     def _planes(self, assets: Sequence[Asset], scene: Scene, grid: ChipGrid) -> Planes:
         """Bands of one raster on ``grid``."""
@@ -199,8 +202,17 @@ class LocalImagery:
 
 def _held(pixels: NDArray[Any], holds: NDArray[np.bool_]) -> NDArray[Any]:
     """Pixels (bands, rows, columns) with 0 where a pixel holds no data, in place; faster than a masked copy."""
+    rows, columns = (_extent(holds.any(axis=axis)) for axis in (1, 0))
+    if holds[rows, columns].all():
+        clear_around(pixels, rows, columns)
+        return pixels
     held: NDArray[Any] = np.multiply(pixels, holds, out=pixels, casting="unsafe")
     return held
+
+
+def _extent(line: NDArray[np.bool_]) -> slice:
+    """From the first to the last that is true."""
+    return slice(int(line.argmax()), len(line) - int(line[::-1].argmax()))
 
 
 def _radiometry(scene: Scene, asset: Asset) -> dict[str, float]:

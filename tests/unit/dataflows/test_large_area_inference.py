@@ -79,8 +79,8 @@ def test_a_pixel_does_not_depend_on_the_block_that_asks(folder):
 
 
 def seams(first: int, length: int, window_px: int, overlap_px: int) -> list[int]:
-    """Rows where a window begins or ends, counted from the raster's first."""
-    starts = range(first, length, window_px - overlap_px)
+    """Rows where a window begins or ends, of a raster that begins at row ``first``."""
+    starts = range(first + overlap_px // 4 - overlap_px, length, window_px - overlap_px)
     return sorted({edge for start in starts for edge in (start, start + overlap_px) if 0 < edge < length})
 
 

@@ -21,14 +21,21 @@ def test_windows_that_cannot_be_laid_out_are_refused(window_px, overlap_px):
 
 @given(LATTICES, st.integers(0, 200), st.integers(1, 90))
 def test_starts_are_all_windows_that_hold_a_pixel(lattice, first, length):
-    every = [k * lattice.stride_px for k in range(-300, 300)]
     margin = lattice.overlap_px // 4
+    every = [k * lattice.stride_px + margin - lattice.overlap_px for k in range(-300, 300)]
     cores = [(start, start + margin, start + lattice.window_px - margin) for start in every]
     wanted = [start for start, begin, end in cores if begin < first + length and end > first]
     assert list(lattice.starts(first, length)) == wanted
     # no pixel lies in more than two
     pixels = np.concatenate([np.arange(start + margin, start + lattice.window_px - margin) for start in wanted])
     assert np.unique(pixels, return_counts=True)[1].max() <= 2
+
+
+@given(LATTICES)
+def test_windows_begin_where_the_one_before_would_count_nothing(lattice):
+    first = lattice.starts(0, 1)[0]
+    assert first == lattice.anchor_px <= 0
+    assert first - lattice.stride_px + lattice.window_px - lattice.margin_px == 0
 
 
 @given(LATTICES)
