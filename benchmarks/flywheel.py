@@ -158,9 +158,9 @@ def _print_table(table: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -
             continue
         series = (" ".join(f"{value:.3f}" for value in found["values"][seed]) for seed in seeds)
         figures = (found["mean_gain"], found["spread_of_gains"], found["spread_of_first"])
-        shown.add_row(
-            name, *series, *(f"{value:+.3f}" if i == 0 else f"{value:.3f}" for i, value in enumerate(figures))
-        )
+        signs = ("+", "", "")
+        told = ("–" if figure is None else f"{figure:{sign}.3f}" for figure, sign in zip(figures, signs, strict=True))
+        shown.add_row(name, *series, *told)
     Console(width=200).print(shown)
 
 

@@ -14,7 +14,6 @@ from rasterio.features import rasterize
 
 from dataflows._search_imagery import Pixels
 from dataflows.validation_config import ValidationRules
-from utils.area import FRACTION_SCALE, area_fractions
 from utils.errors import AegirError, NoImageryError
 from utils.failures import Failure
 from utils.geo import reproject
@@ -179,8 +178,9 @@ def _observation(
 
 
 def _fractions(outline: shapely.Geometry, grid: ChipGrid) -> NDArray[np.float64]:
-    """Share of each pixel that an outline covers, 0 to 1, counted in fine pixels (``utils.area``)."""
+    """Share of each pixel that an outline covers, 0 to 1, counted in fine pixels."""
     a, b, c, d, e, f = grid.transform
     transform = (a / FINE_PX, b / FINE_PX, c, d / FINE_PX, e / FINE_PX, f)
     fine = ChipGrid(epsg=grid.epsg, transform=transform, height=grid.height * FINE_PX, width=grid.width * FINE_PX)
-    return np.asarray(area_fractions(_mask(outline, fine).astype(np.uint8), fine, grid) / FRACTION_SCALE, np.float64)
+    parts = _mask(outline, fine).reshape(grid.height, FINE_PX, grid.width, FINE_PX)
+    return np.asarray(parts.mean(axis=(1, 3)), np.float64)

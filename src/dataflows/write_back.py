@@ -26,6 +26,7 @@ from store.mask_runs import mark_killed
 from store.places import is_remote
 from store.sql import literal
 from utils.errors import AegirError, ConfigError, SearchError
+from utils.failures import interrupted
 
 FLOW = "write-back"
 VERDICTS = ("accept", "review", "reject", "unverifiable")
@@ -117,9 +118,9 @@ def run_write_back(
             verdicts=tuple(verdicts),
             run_id=run.run_id,
         )
-    except BaseException:
-        summary.status = "failed"
-        run.settle(store, "failed", summary.counts())
+    except BaseException as error:
+        summary.status = "interrupted" if interrupted(error) else "failed"
+        run.settle(store, summary.status, summary.counts())
         raise
     finally:
         with suppress(AegirError):

@@ -38,7 +38,7 @@ class SmoothBlueness(nn.Module):
 
 
 class IndexAbove(nn.Module):
-    """Logit of how far ``(first - second) / (first + second)`` of reflectance lies above a threshold, point by point."""
+    """Logit of how far ``(first - second) / (first + second)`` of two bands lies above a threshold, point by point."""
 
     def __init__(self, threshold: float, steepness: float = 60.0) -> None:
         super().__init__()

@@ -216,7 +216,7 @@ def _write_some(catalog, start, run_id):
     written(catalog, rows, run_id=run_id, search=f"s{start}")
 
 
-@pytest.mark.parametrize("server", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["file", "postgres"])
+@pytest.mark.parametrize("server", [False, True], ids=["file", "postgres"])
 def test_two_writers_at_once_double_nothing(server, tmp_path):
     """Both write twenty detections, ten of which are the same."""
     catalog = str(tmp_path / "catalog.ducklake")
