@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 def is_transient_type(error_type: str) -> bool:
     """Whether errors of the class with this name are the network's: they may be gone the next time."""
-    return error_type in _TRANSIENT or error_type.endswith("UnreachableError")
+    return error_type in _TRANSIENT or error_type.endswith(("UnreachableError", "BusyError"))
 
 
 def is_transient(error: BaseException) -> bool:

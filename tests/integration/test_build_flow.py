@@ -512,7 +512,7 @@ def test_command_line_end_to_end(tmp_path, capsys):
     assert main(["plan", *options]) == 0
     assert "pending" in capsys.readouterr().out
     assert main(["run", "nonsense", *options]) == 2
-    assert "known: build" in capsys.readouterr().err
+    assert "known: backfill, build" in capsys.readouterr().err
     assert main(["run", "--config", str(tmp_path / "no.yaml")]) == 2
     assert main(["run", *options, "--set", "nonsense"]) == 2
 
