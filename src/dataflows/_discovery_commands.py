@@ -17,6 +17,10 @@ def add_discovery_commands(commands: Any) -> None:
     """Add them to the command line."""
     discover = commands.add_parser("discover", help="search an area for photovoltaics with a trained model")
     discovery_options(discover)
+    discover.add_argument(
+        "--model", metavar="CKPT", help="checkpoint, or package.module:Class; replaces the settings' one"
+    )
+    discover.add_argument("--aoi", metavar="FILE", help="polygons that are searched, a vector file or WKT in degrees")
     discover.add_argument("--json", action="store_true", help="print the result as JSON")
     discover.set_defaults(command=_discover)
     add_detection_commands(commands)
@@ -49,12 +53,13 @@ def plan_discover(arguments: argparse.Namespace) -> int:
 
 
 def settings_changes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Settings that the options ``--store`` and ``--set`` replace.
+    """Settings that the options ``--store``, ``--model``, ``--aoi`` and ``--set`` replace.
 
     Raises:
         ConfigError: an option is no NAME=VALUE, or its value no YAML.
     """
-    return ({} if arguments.store is None else {"store": arguments.store}) | set_changes(arguments.set)
+    told = {name: getattr(arguments, name, None) for name in ("store", "model", "aoi")}
+    return {name: value for name, value in told.items() if value is not None} | set_changes(arguments.set)
 
 
 def _discover(arguments: argparse.Namespace) -> int:

@@ -114,6 +114,9 @@ def _next_steps(store: str, sheet: Path, dag: Path, checkpoint: Path | None) -> 
         f"explain  python -m dataflows explain {uuid}{place}",
         f"train    python -m training fit --config msi{data}",
         f"test     python -m training test --ckpt_path={checkpoint}",
+        f"find     python -m dataflows discover --model {checkpoint}{place}",
+        f"judge    python -m dataflows validate{place}",
+        f"turn     python -m dataflows flywheel --rounds 1{place}",
     ]
     return Panel("\n".join(lines), title="[bold]next", border_style="cyan", expand=False)
 
