@@ -42,6 +42,16 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def postgres_server() -> str:
+    """Connection text of a server for tests; `.ci/postgres COMMAND` starts one."""
+    place = os.environ.get("AEGIR_TEST_POSTGRES")
+    if not place:
+        reason = os.environ.get("AEGIR_TEST_POSTGRES_REASON", "run the tests with `.ci/postgres`, which starts one")
+        pytest.skip(f"no PostgreSQL server: {reason}")
+    return place
+
+
+@pytest.fixture(scope="session")
 def object_store() -> Iterator[ObjectStore]:
     """An S3 server on loopback, with faults on demand; once per test session."""
     with serving() as store:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 from uuid import uuid4
 
 import duckdb
@@ -17,6 +16,7 @@ from store import ducklake, lance_io
 from store.catalogue_place import HIDDEN, place_of, redacted, secret_target
 from store.ducklake_labels import LabelTable, read_labels
 from support import mini_region
+from support.postgres import new_database
 from utils.errors import (
     AegirError,
     CatalogEmptyError,
@@ -27,29 +27,6 @@ from utils.errors import (
 )
 
 PV = LabelTable(table="pv", id="id", geometry="geometry")
-
-
-@pytest.fixture(scope="session")
-def postgres_server():
-    """Connection text of a server for tests; `.ci/postgres COMMAND` starts one."""
-    place = os.environ.get("AEGIR_TEST_POSTGRES")
-    if not place:
-        reason = os.environ.get("AEGIR_TEST_POSTGRES_REASON", "run the tests with `.ci/postgres`, which starts one")
-        pytest.skip(f"no PostgreSQL server: {reason}")
-    return place
-
-
-def database(server):
-    """A new, empty database; its connection text."""
-    name = f"lake_{uuid4().hex[:12]}"
-    with duckdb.connect() as connection:
-        from duckdb_extensions import import_extension
-
-        import_extension("postgres_scanner", con=connection)
-        connection.load_extension("postgres_scanner")
-        connection.execute(f"ATTACH '{server}' AS pg (TYPE postgres)")
-        connection.execute(f"CALL postgres_execute('pg', 'CREATE DATABASE {name}', use_transaction = false)")
-    return server.replace("dbname=postgres", f"dbname={name}")
 
 
 def filled(catalog, files):
@@ -73,7 +50,7 @@ def copied(catalog, connection):
 @pytest.fixture(params=["duckdb", "sqlite", "sqlite by its first bytes", "postgres", "postgres url"])
 def lake(request, tmp_path):
     if request.param.startswith("postgres"):
-        text = database(request.getfixturevalue("postgres_server"))
+        text = new_database(request.getfixturevalue("postgres_server"))
         parts = dict(part.split("=", 1) for part in text.split())
         url = f"postgresql://{parts['user']}@{parts['host']}:{parts['port']}/{parts['dbname']}"
         return filled(url if request.param.endswith("url") else f"postgres:{text}", tmp_path / "files")
@@ -125,7 +102,7 @@ def test_a_build_from_another_catalogue_makes_the_same_chips(kind, tmp_path, req
     region = mini_region.make(tmp_path / "region")
     catalog = f"sqlite:{tmp_path / 'other.sqlite'}"
     if kind == "postgres":
-        catalog = "postgres:" + database(request.getfixturevalue("postgres_server"))
+        catalog = "postgres:" + new_database(request.getfixturevalue("postgres_server"))
     with ducklake.connect(catalog, data_path=tmp_path / "other", create=True) as connection:
         copied(region.settings["catalog"], connection)
     first = drivers.run("build", region.settings)
@@ -180,7 +157,7 @@ class TestSecrets:
 
     def test_tables_hold_none(self, postgres_server, tmp_path):
         region = mini_region.make(tmp_path / "region")
-        catalog = f"postgres:{database(postgres_server)} password={SECRET}"
+        catalog = f"postgres:{new_database(postgres_server)} password={SECRET}"
         with ducklake.connect(catalog, data_path=tmp_path / "other", create=True) as connection:
             copied(region.settings["catalog"], connection)
         drivers.run("build", region.settings | {"catalog": catalog})
@@ -218,7 +195,7 @@ class TestRefusals:
 
     def test_a_server_without_a_lake(self, postgres_server):
         with pytest.raises(CatalogNotFoundError, match="cannot be attached"):
-            ducklake.connect("postgres:" + database(postgres_server))
+            ducklake.connect("postgres:" + new_database(postgres_server))
 
     def test_a_database_that_is_not_there(self, postgres_server):
         with pytest.raises(CatalogUnreachableError, match="does not exist"):

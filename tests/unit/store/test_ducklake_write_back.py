@@ -2,20 +2,19 @@
 
 import json
 import multiprocessing
-import os
 import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pytest
 import shapely
 
 from store import ducklake
 from store import ducklake_write_back as back
+from support.postgres import new_database
 from utils.errors import CatalogBusyError, CatalogNotFoundError, LakeWriteError
 
 EARLY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -217,14 +216,11 @@ def _write_some(catalog, start, run_id):
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["file", "postgres"])
-def test_two_writers_at_once_double_nothing(server, tmp_path):
+def test_two_writers_at_once_double_nothing(server, tmp_path, request):
     """Both write twenty detections, ten of which are the same."""
     catalog = str(tmp_path / "catalog.ducklake")
     if server:
-        place = os.environ.get("AEGIR_TEST_POSTGRES")
-        if not place:
-            pytest.skip("no PostgreSQL server: run the tests with `.ci/postgres`, which starts one")
-        catalog = f"postgres:{new_database(place)}"
+        catalog = f"postgres:{new_database(request.getfixturevalue('postgres_server'))}"
     ducklake.connect(catalog, data_path=tmp_path / "files", create=True).close()
     spawn = multiprocessing.get_context("spawn")
     writers = [spawn.Process(target=_write_some, args=(catalog, start, f"r{start}")) for start in (0, 10)]
@@ -235,18 +231,6 @@ def test_two_writers_at_once_double_nothing(server, tmp_path):
     assert [writer.exitcode for writer in writers] == [0, 0]
     ids = [row[0] for row in in_lake(catalog)]
     assert len(ids) == len(set(ids)) == 30
-
-
-def new_database(server):
-    name = f"lake_{os.getpid()}_write_back"
-    with duckdb.connect() as connection:
-        from duckdb_extensions import import_extension
-
-        import_extension("postgres_scanner", con=connection)
-        connection.load_extension("postgres_scanner")
-        connection.execute(f"ATTACH '{server}' AS pg (TYPE postgres)")
-        connection.execute(f"CALL postgres_execute('pg', 'CREATE DATABASE {name}', use_transaction = false)")
-    return server.replace("dbname=postgres", f"dbname={name}")
 
 
 def test_the_adopted_folder_must_be_there(catalog, tmp_path):
