@@ -8,20 +8,22 @@ from hamilton.function_modifiers import tag
 from dataflows._findings import finding, scaled
 from dataflows.validation_config import ValidationRules
 from utils.evidence import Finding, abstains
-from utils.geo import reproject, utm_epsg
+from utils.geo import reproject, utm_epsgs
 from utils.shape_evidence import Shapes, shapes
 
 Findings = dict[str, Finding]
 
 
 @tag(stage="validation")
-def outline_shapes(detection_outlines: dict[str, shapely.Geometry], readable: list[str]) -> dict[str, dict[str, float]]:
+def outline_shapes(
+    detections: pa.Table, detection_outlines: dict[str, shapely.Geometry], readable: list[str]
+) -> dict[str, dict[str, float]]:
     """Detection id → figures of its outline (``utils.shape_evidence``), in the UTM zone it lies in."""
+    zones = utm_epsgs(detections["lon"].to_numpy(), detections["lat"].to_numpy()).tolist()
+    of_detection = dict(zip(detections["detection_id"].to_pylist(), zones, strict=True))
     found = {}
     for one in readable:
-        outline = detection_outlines[one]
-        middle = outline.centroid
-        measured: Shapes = shapes(np.array([reproject(outline, 4326, utm_epsg(middle.x, middle.y))]))
+        measured: Shapes = shapes(np.array([reproject(detection_outlines[one], 4326, of_detection[one])]))
         found[one] = {name: float(values[0]) for name, values in vars(measured).items()}
     return found
 
