@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import shapely
 from hamilton.driver import Driver
 from numpy.typing import NDArray
 
 from dataflows import drivers, mask_backends
+from dataflows._detection_labels import known_labels
 from dataflows._search_imagery import Pixels
 from dataflows._settings import section
 from dataflows.discovery_config import DiscoveryConfig
@@ -23,6 +25,7 @@ from store.commit_buffer import CommitBuffer
 from store.fingerprint import digest
 from store.lineage import Run, recipe, stage_code, table_versions
 from utils.cells import s2_parents
+from utils.geo import grown_bounds
 from utils.refinement import RefinementSteps
 from utils.split_rule import SplitRule
 from utils.types import RGB_BANDS, ImagerySource
@@ -99,8 +102,7 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
     msi = Pixels(source=_source(config.build.msi, "msi"), bands=config.build.msi_bands) if config.build.msi else None
     vhr_source = _source(config.build.vhr, "vhr")
     vhr = None if _found_on_msi(detections, vhr_source, msi) else Pixels(source=vhr_source, bands=RGB_BANDS)
-    known = drivers.build_driver("build", config.build).execute(["labels", "stored_split_rule"])
-    distance_m = label_distances(detections, known["labels"])
+    distance_m = label_distances(detections, known_labels(config, _label_ground(detections, rules)))
     ids = detections["detection_id"].to_pylist()
     near = {one: float(value) for one, value in zip(ids, distance_m, strict=True) if np.isfinite(value)}
     run = _described(config, rules, [pixels for pixels in (vhr, msi) if pixels is not None], search_id)
@@ -120,7 +122,7 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
         },
         detections=detections,
         distance_m=distance_m,
-        split_rule=known["stored_split_rule"],
+        split_rule=drivers.build_driver("build", config.build).execute(["stored_split_rule"])["stored_split_rule"],
         inputs=_inputs(detections, near, run.recipes["measure"]),
         run=run,
         summary=ValidationSummary(run_id=run.run_id, store=config.store, search_id=search_id, detections=len(ids)),
@@ -129,6 +131,13 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
             config.store, config.build.profile, run_id=run.run_id, build_config=run.build_config, commit_every=1
         ),
     )
+
+
+def _label_ground(detections: pa.Table, rules: ValidationRules) -> shapely.Geometry:
+    """Where a label may matter to one of the detections, EPSG:4326."""
+    west, south, east, north = shapely.total_bounds(shapely.from_wkb(detections["outline"].to_numpy())).tolist()
+    reach_m = max(rules.negative_m, rules.labelled_m, rules.near_pv_m)
+    return shapely.box(*grown_bounds((west, south, east, north), reach_m))
 
 
 def _source(settings: Mapping[str, Any], kind: str) -> ImagerySource:

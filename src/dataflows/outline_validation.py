@@ -103,7 +103,7 @@ def known_pv(
                 "known_pv", distance or 0.0, "m", 2.0, "a known label marks it", details={"iou": rows[one]["match_iou"]}
             )
         elif distance is None:
-            found[one] = abstains("known_pv", "no labels to compare with")
+            found[one] = abstains("known_pv", "no label on this ground to compare with")
         else:
             odds = scaled(distance, rules.near_pv_m, 0.0, against=0.0, speaks_for=0.25) if rules.near_pv_m else 0.0
             found[one] = finding("known_pv", distance, "m", odds, f"nearest known photovoltaics {distance:.0f} m away")

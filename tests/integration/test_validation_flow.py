@@ -227,6 +227,17 @@ def test_the_mask_factory_is_asked_about_the_undecided(sample_root: Path, tmp_pa
     assert (again.asked_masks, again.judged) == (0, 0)
 
 
+def test_ground_without_any_label_is_judged(sample_root: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    lance_io.write(store, "detections", found_in(sample_root)[0].slice(0, 4))
+    old = {"build.installed": ["1900-01-01", "1900-12-31"], "build.keep_undated": False}
+    config = settings(sample_root, store, **old)
+    assert run_validation(config).exit_code == 0
+    assert None not in verdicts(config).values()
+    told = lance_io.scan(store, "evidence", ["verdict", "reason"], "rule = 'known_pv'").to_pylist()
+    assert {(row["verdict"], row["reason"]) for row in told} == {("abstain", "no label on this ground to compare with")}
+
+
 def test_nothing_to_judge_is_said(sample_root: Path, tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="no detection"):
         run_validation(settings(sample_root, tmp_path / "store"))
