@@ -2,17 +2,20 @@
 
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import shapely
 
 from dataflows import spectral_validation as spectral
 from dataflows._findings import NEUTRAL, finding, scaled
 from dataflows.drivers import FLOWS, build_driver
 from dataflows.validation_config import ValidationRules
 from dataflows.validation_evidence import RULES, SPECTRAL_RULES
-from dataflows.validation_supervision import supervision
+from dataflows.validation_supervision import supervision, truth_share
+from store.vectors import write_features
 from utils.cells import s2_parents
 from utils.errors import ConfigError
 from utils.reference_spectra import REFERENCE_SPECTRA
@@ -21,6 +24,7 @@ from utils.split_rule import SplitRule, split_of_cells
 from utils.types import S2_L2A_BANDS
 
 JUNE = datetime(2023, 6, 10, tzinfo=UTC)
+BOX = shapely.box(8, 47, 8.0002, 47.0001)
 NAMED = {one.name: np.array(one.reflectance) for one in REFERENCE_SPECTRA}
 
 
@@ -148,3 +152,16 @@ def test_nothing_is_learnt_from_test_ground() -> None:
     near = supervision(rows, np.full(400, 5.0), None, ValidationRules())
     assert near.known.sum() == 200
     assert len(SPECTRAL_RULES) == 7
+
+
+def test_truth_counts_from_the_day_it_was_built(tmp_path: Path) -> None:
+    rows = pa.table({"outline": shapely.to_wkb([BOX, BOX]), "acquired_at": [JUNE, datetime(2021, 1, 1, tzinfo=UTC)]})
+    truth = tmp_path / "truth.geojson"
+    write_features(truth, [({"built": "2022-05-01"}, shapely.box(8, 47, 8.0001, 47.0001))])
+    assert truth_share(rows, str(truth)).tolist() == pytest.approx([0.5, 0])
+    write_features(truth, [({"built": "spring 2022"}, BOX)])
+    with pytest.raises(ConfigError, match="spring 2022"):
+        truth_share(rows, str(truth))
+    write_features(truth, [])
+    with pytest.raises(ConfigError, match="no polygon"):
+        truth_share(rows, str(truth))
