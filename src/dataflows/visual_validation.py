@@ -16,6 +16,7 @@ from utils.texture_evidence import Texture, grown, likeness
 Findings = dict[str, Finding]
 _FEW = "not seen in VHR imagery, or too few pixels to describe"
 _UNSEEN = "not seen in VHR imagery"
+_ALONE = "its surroundings were not seen in VHR imagery, or it has too few pixels to describe"
 
 
 @tag(stage="validation")
@@ -56,8 +57,8 @@ def panel_colour(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[
     """
     found = {}
     for one, own in _own(vhr_textures).items():
-        if own is None:
-            found[one] = abstains("panel_colour", _FEW)
+        if own is None or own.bluer is None:
+            found[one] = abstains("panel_colour", _ALONE)
             continue
         odds = scaled(own.bluer, 2.0, 14.0, against=1.0, speaks_for=1.0)
         words = f"{own.bluer:+.0f} bluer than around, lightness {own.lightness:.0f}"
@@ -78,8 +79,8 @@ def sharp_outline(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict
     """
     found = {}
     for one, own in _own(vhr_textures).items():
-        if own is None:
-            found[one] = abstains("sharp_outline", _FEW)
+        if own is None or own.edge is None:
+            found[one] = abstains("sharp_outline", _ALONE)
             continue
         odds = scaled(own.edge, 4.0, 10.0, against=0.75, speaks_for=0.5)
         words = f"outline {'blurred' if odds < 0 else 'clear'}: {own.edge:.1f} L per metre"
@@ -101,7 +102,7 @@ def smooth_surface(vhr_textures: dict[str, list[Texture | None]], vhr_views: dic
             found[one] = abstains("smooth_surface", _FEW)
             continue
         odds = scaled(own.roughness, 1.2, 2.2, against=1.25, speaks_for=0.25)
-        if own.contrast < 8 and odds < 0:
+        if own.contrast is not None and own.contrast < 8 and odds < 0:
             odds -= 0.75
         words = f"{'even' if odds < 0 else 'structured'} surface: lightness varies by {own.roughness:.1f}"
         found[one] = finding(
@@ -126,8 +127,8 @@ def cast_shadow(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[s
     """
     found = {}
     for one, own in _own(vhr_textures).items():
-        if own is None:
-            found[one] = abstains("cast_shadow", _FEW)
+        if own is None or own.darker is None:
+            found[one] = abstains("cast_shadow", _ALONE)
             continue
         odds = 0.0
         if own.darker > 10 and own.lightness < 45:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 import shapely
 
 from dataflows import spectral_validation as spectral
+from dataflows import visual_validation as visual
 from dataflows._findings import NEUTRAL, finding, scaled
 from dataflows.drivers import FLOWS, build_driver
 from dataflows.validation_config import ValidationRules
@@ -21,9 +23,11 @@ from utils.errors import ConfigError
 from utils.reference_spectra import REFERENCE_SPECTRA
 from utils.spectral_evidence import Observation
 from utils.split_rule import SplitRule, split_of_cells
+from utils.texture_evidence import Texture
 from utils.types import S2_L2A_BANDS
 
 JUNE = datetime(2023, 6, 10, tzinfo=UTC)
+VIEW = SimpleNamespace(chip=SimpleNamespace(scene_ids=("v",), acquired_at=JUNE))
 BOX = shapely.box(8, 47, 8.0002, 47.0001)
 NAMED = {one.name: np.array(one.reflectance) for one in REFERENCE_SPECTRA}
 
@@ -38,6 +42,15 @@ def seen(
         "ring": NAMED["green vegetation"], "object": spectrum, "z": {"ndpvi": 4.0, "ndvi": -5.0},
     }  # fmt: skip
     return Observation(**(values | changes))
+
+
+def textured(**changes) -> Texture:
+    values = {
+        "lightness": 30.0, "blueness": 5.0, "redness": 0.0, "contrast": 20.0, "darker": 5.0, "bluer": 10.0,
+        "roughness": 2.5, "spread": 3.0, "bright_share": 0.0, "edge": 8.0, "regularity": 0.8, "order": 0.5,
+        "pixels": 200,
+    }  # fmt: skip
+    return Texture(**(values | changes))
 
 
 def row(area_m2: float = 2000.0) -> pa.Table:
@@ -165,3 +178,11 @@ def test_truth_counts_from_the_day_it_was_built(tmp_path: Path) -> None:
     write_features(truth, [])
     with pytest.raises(ConfigError, match="no polygon"):
         truth_share(rows, str(truth))
+
+
+def test_what_has_no_surroundings_is_not_compared_with_them() -> None:
+    for rule in (visual.panel_colour, visual.sharp_outline, visual.cast_shadow):
+        told = rule({"a": [textured(contrast=None, darker=None, bluer=None, edge=None)]}, {"a": [VIEW]})
+        assert told["a"].verdict == "abstain"
+    told = visual.smooth_surface({"a": [textured(contrast=None, roughness=0.5)]}, {"a": [VIEW]})
+    assert told["a"].log_odds == -1.25
