@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import shapely
 
+from dataflows import outline_validation as outline
 from dataflows import spectral_validation as spectral
 from dataflows import visual_validation as visual
 from dataflows._findings import NEUTRAL, finding, scaled
@@ -186,3 +187,40 @@ def test_what_has_no_surroundings_is_not_compared_with_them() -> None:
         assert told["a"].verdict == "abstain"
     told = visual.smooth_surface({"a": [textured(contrast=None, roughness=0.5)]}, {"a": [VIEW]})
     assert told["a"].log_odds == -1.25
+
+
+def test_words_agree_with_the_verdict() -> None:
+    """Each measurement where the sign turns: what speaks against does not say that it looks like an array."""
+    nir, swir = S2_L2A_BANDS.index("B08"), S2_L2A_BANDS.index("B11")
+    for share in np.linspace(0, 1, 41).tolist():
+        spectrum = NAMED["monocrystalline silicon"].copy()
+        spectrum[nir], spectrum[swir] = 0.05 + 0.3 * share, 0.02 + 0.13 * share
+        dates, view = clear(seen(object=spectrum, z={"ndpvi": 6 * share - 3})), {"a": [VIEW]}
+        own = {"a": [textured(bluer=20 * share - 3, darker=20.0, roughness=3 * share)]}
+        sizes = {"a": {"area_m2": 30 * share + 2, "length_m": 4.5, "width_m": 2.0, "rectangularity": share}}
+        car = {"a": {"area_m2": 9.0, "length_m": 4.5, "width_m": 2.0}}
+        shape = sizes["a"] | {"elongation": 1.0, "compactness": 0.5, "solidity": 0.9}
+        scores = pa.table({"detection_id": ["a"], "score": [share], "score_p90": [0.9]})
+        for told, objection in (
+            (spectral.water_surface(dates), ("looks like water", "may be water")),
+            (spectral.vegetation_cover(dates), ("green", "partly green")),
+            (spectral.ring_contrast(dates), ("does not stand out",)),
+            (visual.panel_colour(own, view), ("hardly bluer", "not bluer")),
+            (visual.smooth_surface(own, view), ("even surface",)),
+            (outline.plausible_size({"a": shape}), ("small for an array",)),
+            (outline.plausible_shape({"a": shape}), ("ragged",)),
+            (outline.model_score(scores, ["a"]), ("weak",)),
+        ):
+            found = told["a"]
+            objects = found.reason.startswith(objection)
+            assert objects if found.verdict == "against" else not objects or found.verdict == "neutral", found
+        shade = visual.cast_shadow(own, view)["a"]
+        assert ("shade" in shade.reason) == (shade.verdict == "against"), shade
+        parked = visual.parked_vehicle({"a": [textured(regularity=0.1)]}, view, car, {"a": share})["a"]
+        assert ("also there" in parked.reason) == (parked.verdict == "neutral"), parked
+
+
+def test_known_photovoltaics_near_by_speak_a_little_for() -> None:
+    rows = pa.table({"detection_id": ["a"], "match": ["new"], "match_iou": pa.nulls(1, pa.float32())})
+    told = {m: outline.known_pv(rows, ["a"], {"a": m}, ValidationRules(near_pv_m=100))["a"] for m in (0.0, 90.0, 110.0)}
+    assert {m: one.verdict for m, one in told.items()} == {0.0: "for", 90.0: "for", 110.0: "neutral"}
