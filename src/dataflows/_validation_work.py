@@ -18,6 +18,7 @@ from dataflows._settings import section
 from dataflows.discovery_config import DiscoveryConfig
 from dataflows.mask_agreement import MaskFactory
 from dataflows.validation_config import ValidationRules, measuring_settings, validation_rules
+from dataflows.validation_imagery import large_enough, surrounding
 from dataflows.validation_summary import ValidationSummary
 from dataflows.validation_supervision import label_distances
 from store import evidence, imagery, lance_io
@@ -61,7 +62,8 @@ class ValidationWork:
     split_rule: SplitRule | None
     """The store's; None where it has none."""
     inputs: Mapping[str, str]
-    """Detection id → hash of what its evidence rests on: code, settings, scenes, outline, score, labels."""
+    """Detection id → hash of what its evidence rests on: code, settings, scenes, outlines on and around it, score,
+    labels."""
     run: Run
     """The run's record."""
     summary: ValidationSummary
@@ -104,6 +106,7 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
     vhr = None if _found_on_msi(detections, vhr_source, msi) else Pixels(source=vhr_source, bands=RGB_BANDS)
     distance_m = label_distances(detections, known_labels(config, _label_ground(detections, rules)))
     ids = detections["detection_id"].to_pylist()
+    search_outlines = shapely.STRtree(shapely.from_wkb(detections["outline"].to_numpy()))
     near = {one: float(value) for one, value in zip(ids, distance_m, strict=True) if np.isfinite(value)}
     run = _described(config, rules, [pixels for pixels in (vhr, msi) if pixels is not None], search_id)
     return ValidationWork(
@@ -113,6 +116,7 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
         shared={
             "vhr_pixels": vhr,
             "msi_pixels": msi,
+            "search_outlines": search_outlines,
             "rules": rules,
             "label_distances": near,
             "mask_factory": MaskFactory(
@@ -123,7 +127,7 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
         detections=detections,
         distance_m=distance_m,
         split_rule=drivers.build_driver("build", config.build).execute(["stored_split_rule"])["stored_split_rule"],
-        inputs=_inputs(detections, near, run.recipes["measure"]),
+        inputs=_inputs(detections, near, _surroundings(detections, search_outlines, rules), run.recipes["measure"]),
         run=run,
         summary=ValidationSummary(run_id=run.run_id, store=config.store, search_id=search_id, detections=len(ids)),
         report=report,
@@ -170,9 +174,25 @@ def _described(config: DiscoveryConfig, rules: ValidationRules, pixels: Sequence
     )
 
 
-def _inputs(detections: pa.Table, near: Mapping[str, float], measuring: str) -> dict[str, str]:
+def _surroundings(
+    detections: pa.Table, search_outlines: shapely.STRtree, rules: ValidationRules
+) -> dict[str, list[str]]:
+    """Detection id → other outlines that its multispectral ring leaves out, as text; of those large enough for one."""
+    large = detections.filter(large_enough(detections, rules))
+    ids, outlines = large["detection_id"].to_pylist(), detections["outline"].to_pylist()
+    found: dict[str, list[str]] = {}
+    own = shapely.from_wkb(large["outline"].to_numpy())
+    for row, other in zip(*surrounding(own, search_outlines, rules.ring_m), strict=True):
+        found.setdefault(ids[row], []).append(outlines[other].hex())
+    return {one: sorted(texts) for one, texts in found.items()}
+
+
+def _inputs(
+    detections: pa.Table, near: Mapping[str, float], around: Mapping[str, list[str]], measuring: str
+) -> dict[str, str]:
     found = {}
     for row in detections.select(list(_INPUTS)).to_pylist():
         one = row.pop("detection_id")
-        found[one] = digest([measuring, row.pop("outline").hex(), *row.values(), round(near.get(one, -1.0), 1)])
+        told = [row.pop("outline").hex(), *row.values(), round(near.get(one, -1.0), 1)]
+        found[one] = digest([measuring, *told, around.get(one, [])])
     return found

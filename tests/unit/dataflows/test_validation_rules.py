@@ -17,6 +17,7 @@ from dataflows._findings import NEUTRAL, finding, scaled
 from dataflows.drivers import FLOWS, build_driver
 from dataflows.validation_config import ValidationRules
 from dataflows.validation_evidence import RULES, SPECTRAL_RULES
+from dataflows.validation_imagery import surrounding
 from dataflows.validation_supervision import supervision, truth_share
 from store.vectors import write_features
 from utils.cells import s2_parents
@@ -224,3 +225,11 @@ def test_known_photovoltaics_near_by_speak_a_little_for() -> None:
     rows = pa.table({"detection_id": ["a"], "match": ["new"], "match_iou": pa.nulls(1, pa.float32())})
     told = {m: outline.known_pv(rows, ["a"], {"a": m}, ValidationRules(near_pv_m=100))["a"] for m in (0.0, 90.0, 110.0)}
     assert {m: one.verdict for m, one in told.items()} == {0.0: "for", 90.0: "for", 110.0: "neutral"}
+
+
+def test_outlines_around_are_those_within_the_ring() -> None:
+    steps = [0.0, 0.0005, 0.01]
+    tree = shapely.STRtree([shapely.affinity.translate(BOX, step) for step in steps])
+    rows, others = surrounding(np.array([BOX], object), tree, 60.0)
+    assert (rows.tolist(), sorted(others.tolist())) == ([0, 0], [0, 1])
+    assert surrounding(np.empty(0, object), tree, 60.0)[0].tolist() == []
