@@ -96,7 +96,8 @@ def water_surface(clear_observations: dict[str, Observation | None]) -> Findings
         nir = seen.band("B08")
         wet = bool(mndwi > 0 and ndwi > 0 and nir < 0.10)
         odds = scaled(mndwi, 0.2, -0.3, against=4.0 if wet else 1.0, speaks_for=0.5) - 0.5 * seen.water_share
-        looks = "looks like water" if wet else "may be water" if odds <= -NEUTRAL else "not like water"
+        looks = "too little short-wave infrared for modules" if odds <= -NEUTRAL else "not like water"
+        looks = "looks like water" if wet else looks
         words = f"{looks}: MNDWI {mndwi:+.2f}, near infrared {nir:.2f}"
         found[one] = finding(
             "water_surface", mndwi, "-1 to 1", odds, words, decisive=wet and ndwi > 0.3,

@@ -203,7 +203,7 @@ def test_words_agree_with_the_verdict() -> None:
         shape = sizes["a"] | {"elongation": 1.0, "compactness": 0.5, "solidity": 0.9}
         scores = pa.table({"detection_id": ["a"], "score": [share], "score_p90": [0.9]})
         for told, objection in (
-            (spectral.water_surface(dates), ("looks like water", "may be water")),
+            (spectral.water_surface(dates), ("looks like water", "too little short-wave infrared for modules")),
             (spectral.vegetation_cover(dates), ("green", "partly green")),
             (spectral.ring_contrast(dates), ("does not stand out",)),
             (visual.panel_colour(own, view), ("hardly bluer", "not bluer")),
