@@ -37,7 +37,6 @@ MISSING = pa.schema(
 )
 """Known labels that no detection is; a covered one was found as part of another object."""
 
-MATCH_COLUMNS = ("match", "label_id", "match_iou", "match_distance_m")
 _Shapes = NDArray[np.object_]
 _EVERYWHERE = shapely.box(-180, -90, 180, 90)
 

@@ -19,6 +19,7 @@ from store.discovery_schemas import DETECTIONS
 from utils.connected_objects import ConnectedObject, ObjectStream
 from utils.deduplication import EQUAL_AREA
 from utils.errors import ConfigError, CRSError, SearchError
+from utils.footprints import cut_at_antimeridian
 from utils.geo import CHIP_NAMESPACE, LONLAT, h3_cells, reproject, s2_cells, s2_parents
 from utils.outline_regularisation import OutlineRule, regularised, valid_outline
 from utils.refinement import pixel_area_m2
@@ -254,9 +255,11 @@ def _rows(
 ) -> pa.Table:
     """Rows of :data:`OBJECTS`, without those under the least area."""
     a, b, c, d, e, f = raster.transform
-    pixels = np.array([regularised(one.outline, rule.outline) for one in objects], object)
+    footprint = shapely.box(0, 0, raster.width, raster.height)
+    pixels = np.array([regularised(one.outline, rule.outline, footprint) for one in objects], object)
     ground = shapely.transform(pixels, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f))
-    lonlat = np.array([valid_outline(one) for one in reproject(ground, raster.epsg, LONLAT)], object)
+    moved = reproject(ground, raster.epsg, LONLAT)
+    lonlat = np.array([valid_outline(cut_at_antimeridian(one)) for one in moved], object)
     lonlat = shapely.orient_polygons(lonlat)
     area = shapely.area(reproject(lonlat, LONLAT, EQUAL_AREA))
     kept = np.flatnonzero((area >= rule.min_area_m2) & (area > 0))

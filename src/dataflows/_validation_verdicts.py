@@ -15,6 +15,7 @@ from dataflows.validation_evidence import RULES, VISUAL_RULES
 from dataflows.validation_imagery import MSI_GSD_M
 from dataflows.validation_supervision import supervision
 from store import evidence
+from store.detections import read_detections
 from store.fingerprint import digest
 from utils.cells import s2_parents
 from utils.errors import CalibrationError
@@ -77,7 +78,8 @@ def decide(work: ValidationWork) -> None:
         ids = [one for cell in part for one in cell["detection_id"].to_pylist()]
         masks = _asked_masks(work, ids, decides)
         _mark(work, {one: judge.judgement(one, masks.get(one)) for one in ids}, today)
-    told = evidence.detections_of(work.store, work.summary.search_id)["verdict"].to_pylist()
+    rows = read_detections(work.store, search_id=work.summary.search_id, columns=["verdict"])
+    told = rows["verdict"].to_pylist()
     work.summary.verdicts = {name: told.count(name) for name in _VERDICTS}
 
 
@@ -88,9 +90,8 @@ def _mark(work: ValidationWork, judgements: Mapping[str, Judgement], recipes: Ma
 
 def _findings_today(work: ValidationWork) -> Findings:
     """Findings of detections whose evidence is whole and rests on today's code, settings and inputs."""
-    known = evidence.evidence_recipes(work.store, work.ids)
-    whole = [one for one in work.ids if all(known.get((one, rule)) == work.inputs[one] for rule in RULES)]
-    return evidence.findings_of(work.store, whole)
+    found = evidence.findings_of(work.store, work.ids, recipes=work.inputs)
+    return {one: rules for one, rules in found.items() if rules.keys() >= set(RULES)}
 
 
 def _model(work: ValidationWork, findings: Findings) -> VerdictModel | None:
@@ -179,9 +180,7 @@ def _asked_masks(work: ValidationWork, ids: Sequence[str], decides: str) -> dict
     """What the mask factory says of detections: stored where today's code and settings said it, else asked, stored."""
     rule, rows = mask_agreement.RULE, list[pa.Table]()
     wanted = {one: digest([decides, work.inputs[one]]) for one in ids}
-    known = evidence.evidence_recipes(work.store, ids)
-    there = [one for one in ids if known.get((one, rule)) == wanted[one]]
-    found = {one: rules[rule] for one, rules in evidence.findings_of(work.store, there).items()}
+    found = {one: rules[rule] for one, rules in evidence.findings_of(work.store, ids, recipes=wanted).items()}
     for cell in work.cells([one for one in ids if one not in found]):
         fresh = work.driver.execute([rule], inputs={**work.shared, "detections": cell})[rule]
         rows += [rows_of({one: [told]}, wanted[one], work.run.run_id) for one, told in fresh.items()]

@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import shapely
 from hamilton.driver import Driver
 from numpy.typing import NDArray
 
 from dataflows import drivers, mask_backends
+from dataflows._detection_labels import known_labels
 from dataflows._search_imagery import Pixels
 from dataflows._settings import section
 from dataflows.discovery_config import DiscoveryConfig
 from dataflows.mask_agreement import MaskFactory
 from dataflows.validation_config import ValidationRules, measuring_settings, validation_rules
+from dataflows.validation_imagery import large_enough, surrounding
 from dataflows.validation_summary import ValidationSummary
 from dataflows.validation_supervision import label_distances
 from store import evidence, imagery, lance_io
@@ -23,6 +26,7 @@ from store.commit_buffer import CommitBuffer
 from store.fingerprint import digest
 from store.lineage import Run, recipe, stage_code, table_versions
 from utils.cells import s2_parents
+from utils.geo import grown_bounds
 from utils.refinement import RefinementSteps
 from utils.split_rule import SplitRule
 from utils.types import RGB_BANDS, ImagerySource
@@ -58,7 +62,8 @@ class ValidationWork:
     split_rule: SplitRule | None
     """The store's; None where it has none."""
     inputs: Mapping[str, str]
-    """Detection id → hash of what its evidence rests on: code, settings, scenes, outline, score, labels."""
+    """Detection id → hash of what its evidence rests on: code, settings, scenes, outlines on and around it, score,
+    labels."""
     run: Run
     """The run's record."""
     summary: ValidationSummary
@@ -99,9 +104,9 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
     msi = Pixels(source=_source(config.build.msi, "msi"), bands=config.build.msi_bands) if config.build.msi else None
     vhr_source = _source(config.build.vhr, "vhr")
     vhr = None if _found_on_msi(detections, vhr_source, msi) else Pixels(source=vhr_source, bands=RGB_BANDS)
-    known = drivers.build_driver("build", config.build).execute(["labels", "stored_split_rule"])
-    distance_m = label_distances(detections, known["labels"])
+    distance_m = label_distances(detections, known_labels(config, _label_ground(detections, rules)))
     ids = detections["detection_id"].to_pylist()
+    search_outlines = shapely.STRtree(shapely.from_wkb(detections["outline"].to_numpy()))
     near = {one: float(value) for one, value in zip(ids, distance_m, strict=True) if np.isfinite(value)}
     run = _described(config, rules, [pixels for pixels in (vhr, msi) if pixels is not None], search_id)
     return ValidationWork(
@@ -111,6 +116,7 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
         shared={
             "vhr_pixels": vhr,
             "msi_pixels": msi,
+            "search_outlines": search_outlines,
             "rules": rules,
             "label_distances": near,
             "mask_factory": MaskFactory(
@@ -120,8 +126,8 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
         },
         detections=detections,
         distance_m=distance_m,
-        split_rule=known["stored_split_rule"],
-        inputs=_inputs(detections, near, run.recipes["measure"]),
+        split_rule=drivers.build_driver("build", config.build).execute(["stored_split_rule"])["stored_split_rule"],
+        inputs=_inputs(detections, near, _surroundings(detections, search_outlines, rules), run.recipes["measure"]),
         run=run,
         summary=ValidationSummary(run_id=run.run_id, store=config.store, search_id=search_id, detections=len(ids)),
         report=report,
@@ -129,6 +135,13 @@ def prepared(config: DiscoveryConfig, search_id: str, report: Progress) -> Valid
             config.store, config.build.profile, run_id=run.run_id, build_config=run.build_config, commit_every=1
         ),
     )
+
+
+def _label_ground(detections: pa.Table, rules: ValidationRules) -> shapely.Geometry:
+    """Where a label may matter to one of the detections, EPSG:4326."""
+    west, south, east, north = shapely.total_bounds(shapely.from_wkb(detections["outline"].to_numpy())).tolist()
+    reach_m = max(rules.negative_m, rules.labelled_m, rules.near_pv_m)
+    return shapely.box(*grown_bounds((west, south, east, north), reach_m))
 
 
 def _source(settings: Mapping[str, Any], kind: str) -> ImagerySource:
@@ -161,9 +174,25 @@ def _described(config: DiscoveryConfig, rules: ValidationRules, pixels: Sequence
     )
 
 
-def _inputs(detections: pa.Table, near: Mapping[str, float], measuring: str) -> dict[str, str]:
+def _surroundings(
+    detections: pa.Table, search_outlines: shapely.STRtree, rules: ValidationRules
+) -> dict[str, list[str]]:
+    """Detection id → other outlines that its multispectral ring leaves out, as text; of those large enough for one."""
+    large = detections.filter(large_enough(detections, rules))
+    ids, outlines = large["detection_id"].to_pylist(), detections["outline"].to_pylist()
+    found: dict[str, list[str]] = {}
+    own = shapely.from_wkb(large["outline"].to_numpy())
+    for row, other in zip(*surrounding(own, search_outlines, rules.ring_m), strict=True):
+        found.setdefault(ids[row], []).append(outlines[other].hex())
+    return {one: sorted(texts) for one, texts in found.items()}
+
+
+def _inputs(
+    detections: pa.Table, near: Mapping[str, float], around: Mapping[str, list[str]], measuring: str
+) -> dict[str, str]:
     found = {}
     for row in detections.select(list(_INPUTS)).to_pylist():
         one = row.pop("detection_id")
-        found[one] = digest([measuring, row.pop("outline").hex(), *row.values(), round(near.get(one, -1.0), 1)])
+        told = [row.pop("outline").hex(), *row.values(), round(near.get(one, -1.0), 1)]
+        found[one] = digest([measuring, *told, around.get(one, [])])
     return found

@@ -45,6 +45,8 @@ def mask_agreement(
     An array is an object with its own colour and edges: another method, without the detector's weights, finds the same
     outline. A patch of a larger surface is drawn otherwise; a car or a pool is drawn the same, so that agreement
     speaks for little and disagreement against. A backend that fails on it makes the rule abstain.
+
+    Log-odds: +0.3 at 0.85 and more, −1.25 at 0.45 and less.
     """
     found = {}
     for one, views in vhr_views.items():

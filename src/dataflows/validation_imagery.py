@@ -16,7 +16,7 @@ from dataflows._search_imagery import Pixels
 from dataflows.validation_config import ValidationRules
 from utils.errors import AegirError, NoImageryError
 from utils.failures import Failure
-from utils.geo import reproject
+from utils.geo import grown_bounds, reproject
 from utils.spectral_evidence import Observation, observed
 from utils.texture_evidence import Texture, texture
 from utils.types import ChipGrid, RasterChip
@@ -99,19 +99,26 @@ def vhr_reads(
 def msi_reads(
     detections: pa.Table,
     detection_outlines: dict[str, shapely.Geometry],
+    search_outlines: shapely.STRtree,
     msi_pixels: Pixels | None,
     rules: ValidationRules,
 ) -> tuple[Reads, dict[str, Any]]:
-    """Statistics of the detections that are large enough, on every multispectral date looked at."""
+    """Statistics of the detections that are large enough, on every multispectral date looked at.
+
+    Other detections of the search, ``search_outlines``, are no surroundings of one, whether they are measured with it
+    or not.
+    """
     reads = Reads()
-    large = detections.filter(np.asarray(detections["area_m2"]) >= rules.min_effective_px * MSI_GSD_M**2)
+    large = detections.filter(large_enough(detections, rules))
     if msi_pixels is None or not len(large):
         return reads, {"read": 0, "failed": 0}
+    own = np.array([detection_outlines[one] for one in large["detection_id"].to_pylist()])
+    around = search_outlines.geometries[np.unique(surrounding(own, search_outlines, rules.ring_m)[1])]
     for _, _, at, ids in _together(large):
         for day in msi_pixels.nearest(at, rules.dates):
             epsg = msi_pixels.metric_epsg(day, (large["lon"][0].as_py(), large["lat"][0].as_py()))
             shapes = dict(zip(ids, reproject(np.array([detection_outlines[i] for i in ids]), 4326, epsg), strict=True))
-            everything = reproject(np.array(list(detection_outlines.values())), 4326, epsg)
+            everything = reproject(around, 4326, epsg)
             blocks = msi_pixels.blocks(shapes, day, epsg=epsg, gsd_m=MSI_GSD_M, pad_m=rules.ring_m)
             for identifier, found in blocks:
                 if isinstance(found, NoImageryError):
@@ -149,6 +156,30 @@ def vhr_textures(vhr_views: dict[str, list[VhrView]]) -> dict[str, list[Texture 
 def msi_observations(msi_reads: Reads, readable: list[str]) -> dict[str, list[Observation]]:
     """Detection id → statistics per multispectral date, the nearest first; empty for small ones."""
     return {one: msi_reads.found.get(one, []) for one in readable}
+
+
+def large_enough(detections: pa.Table, rules: ValidationRules) -> NDArray[np.bool_]:
+    """Detections whose area holds as many multispectral pixels as spectral rules need, shape (n,)."""
+    return np.asarray(detections["area_m2"]) >= rules.min_effective_px * MSI_GSD_M**2
+
+
+def surrounding(
+    outlines: NDArray[np.object_], search_outlines: shapely.STRtree, ring_m: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Outlines and detections of the search that may cover pixels of their ring, themselves among them.
+
+    Args:
+        outlines: EPSG:4326, shape (n,).
+        search_outlines: all detections of the search, EPSG:4326.
+        ring_m: width of the ring, metres.
+
+    Returns:
+        Rows of ``outlines`` and rows of ``search_outlines``, pair by pair.
+    """
+    reach_m = ring_m + 2 * MSI_GSD_M
+    boxes = [shapely.box(*grown_bounds((w, s, e, n), reach_m)) for w, s, e, n in shapely.bounds(outlines).tolist()]
+    rows, others = search_outlines.query(np.array(boxes, object))
+    return rows, others
 
 
 def _together(detections: pa.Table) -> Iterator[tuple[int, float, datetime, list[str]]]:

@@ -11,6 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from dataflows.discovery_config import DiscoveryConfig
+from dataflows.truth import Truth
 from store import evidence
 from store.area_of_interest import read_area
 from store.vectors import read_features
@@ -19,9 +20,9 @@ from utils.errors import ConfigError
 from utils.geo import reproject, utm_epsg
 
 RULE = (
-    "a detection is true when true arrays that stood on its image's day cover at least half of it, or its IoU with one "
-    "is at least 0.5; else it is charged to the confuser that covers most of it, or to `other`; an array is found when "
-    "true detections cover at least half of it"
+    "a detection is true when true arrays that stood on the newest day of the imagery cover at least half of it, or "
+    "its IoU with one is at least 0.5; else it is charged to the confuser that covers most of it, or to `other`; an "
+    "array is found when true detections cover at least half of it"
 )
 _VERDICTS = ("accept", "review", "reject", "unverifiable")
 
@@ -96,17 +97,12 @@ def against_truth(config: DiscoveryConfig, rows: pa.Table) -> tuple[Charged, NDA
     day = max(at.date() for at in rows["acquired_at"].to_pylist())
     epsg = utm_epsg(rows["lon"][0].as_py(), rows["lat"][0].as_py())
     area = read_area(config.aoi, list(config.aoi_bbox_lonlat) if config.aoi_bbox_lonlat else None)
-    arrays = [
-        shape for properties, shape in read_features(str(config.build.truth)) if _stood(properties.get("built"), day)
-    ]
-    arrays = [shape for shape in arrays if area is None or shape.intersects(area)]
+    standing = Truth.read(str(config.build.truth)).standing(day)
+    arrays = _metric([shape for shape in standing if area is None or shape.intersects(area)], epsg)
     confusers = _confusers(config.truth_confusers, day)
     outlines = reproject(shapely.from_wkb(rows["outline"].to_numpy(zero_copy_only=False)), 4326, epsg)
-    standing = _metric(arrays, epsg)
-    found = charged(
-        outlines, standing, _metric([shape for _, shape in confusers], epsg), [kind for kind, _ in confusers]
-    )
-    return found, shapely.area(standing)
+    found = charged(outlines, arrays, _metric([shape for _, shape in confusers], epsg), [kind for kind, _ in confusers])
+    return found, shapely.area(arrays)
 
 
 def _metric(shapes: list[shapely.Geometry], epsg: int) -> NDArray[np.object_]:
@@ -123,15 +119,6 @@ def _confusers(path: str | None, day: date) -> list[tuple[str, shapely.Geometry]
         if days is None or day.isoformat() in days:
             found.append((str(properties.get("kind", OTHER)), shape))
     return found
-
-
-def _stood(built: object, day: date) -> bool:
-    if built is None:
-        return True
-    try:
-        return date.fromisoformat(str(built)) <= day
-    except ValueError as error:
-        raise ConfigError(f"truth: `built` is {built!r}, which is no ISO 8601 day") from error
 
 
 def _by_kind(kinds: list[str], verdicts: list[str]) -> dict[str, dict[str, int]]:

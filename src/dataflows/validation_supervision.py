@@ -1,22 +1,23 @@
 """Which detections a verdict model may learn from, and what they are: by labels, or by truth a user gives."""
 
+from collections import defaultdict
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
 
+from dataflows.truth import Truth
 from dataflows.validation_config import ValidationRules
-from store.vectors import read_features
 from utils.cells import s2_parents
+from utils.detection_truth import HALF
 from utils.errors import ConfigError
 from utils.geo import reproject, utm_epsgs
 from utils.split_rule import SplitRule, split_of_cells
 
 Bools = NDArray[np.bool_]
-HALF = 0.5
-"""Share of a detection that truth must cover for it to be true."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,21 +90,22 @@ def truth_share(detections: pa.Table, path: str) -> NDArray[np.float64]:
     """Share of each outline that true polygons cover which stood on its image's day, 0 to 1, shape (n,).
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, holds no polygon, or a day in it is no ISO day.
     """
-    features = read_features(path)
-    shapes = np.array([geometry for _, geometry in features], object)
-    built = [str(properties.get("built") or "") for properties, _ in features]
-    outlines = shapely.from_wkb(detections["outline"].to_numpy(zero_copy_only=False))
-    days = [at.date().isoformat() for at in detections["acquired_at"].to_pylist()]
-    tree, covered = shapely.STRtree(shapes), np.zeros(len(outlines))
-    if not len(shapes):
+    truth = Truth.read(path)
+    if not len(truth):
         raise ConfigError(f"the truth {path} holds no polygon")
-    for row, outline in enumerate(outlines):
-        near = [shapes[i] for i in tree.query(outline, predicate="intersects") if built[i] <= days[row]]
-        if near:
+    outlines = shapely.from_wkb(detections["outline"].to_numpy(zero_copy_only=False))
+    covered, of_day = np.zeros(len(outlines)), defaultdict[date, list[int]](list)
+    for row, at in enumerate(detections["acquired_at"].to_pylist()):
+        of_day[at.date()].append(row)
+    for day, rows in of_day.items():
+        shapes = np.array(truth.standing(day), object)
+        tree = shapely.STRtree(shapes)
+        for row in rows:
+            near = shapes[tree.query(outlines[row], predicate="intersects")]
             # degrees: a ratio of areas side by side does not depend on the unit
-            covered[row] = shapely.intersection(outline, shapely.union_all(near)).area / outline.area
+            covered[row] = shapely.intersection(outlines[row], shapely.union_all(near)).area / outlines[row].area
     return covered
 
 

@@ -8,7 +8,7 @@ the anchors.
 import numpy as np
 from hamilton.function_modifiers import tag
 
-from dataflows._findings import Together, finding, scaled
+from dataflows._findings import NEUTRAL, Together, finding, scaled
 from dataflows.validation_imagery import VhrView
 from utils.evidence import Finding, abstains
 from utils.texture_evidence import Texture, grown, likeness
@@ -16,6 +16,7 @@ from utils.texture_evidence import Texture, grown, likeness
 Findings = dict[str, Finding]
 _FEW = "not seen in VHR imagery, or too few pixels to describe"
 _UNSEEN = "not seen in VHR imagery"
+_ALONE = "its surroundings were not seen in VHR imagery, or it has too few pixels to describe"
 
 
 @tag(stage="validation")
@@ -25,6 +26,8 @@ def module_grid(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[s
     ρ is the masked autocorrelation of lightness inside (``utils.texture_evidence.module_regularity``; Padfield 2012).
     Abstains at more than 0.4 m per pixel, where joints cannot be seen. Furrows and film on fields repeat as well: a
     lattice alone does not settle it.
+
+    Log-odds: +1.25 at 0.7 and more, −0.75 at 0.15 and less.
     """
     found = {}
     for one, own in _own(vhr_textures).items():
@@ -53,14 +56,17 @@ def panel_colour(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[
 
     Silicon cells under an antireflective layer are bluish to black (Czirjak 2017); roofs, soil and plants are warmer.
     Lightness, blueness, the green-red axis and the whole contrast are details.
+
+    Log-odds: +1 at 14 and more, −1 at 2 and less.
     """
     found = {}
     for one, own in _own(vhr_textures).items():
-        if own is None:
-            found[one] = abstains("panel_colour", _FEW)
+        if own is None or own.bluer is None:
+            found[one] = abstains("panel_colour", _ALONE)
             continue
         odds = scaled(own.bluer, 2.0, 14.0, against=1.0, speaks_for=1.0)
-        words = f"{own.bluer:+.0f} bluer than around, lightness {own.lightness:.0f}"
+        bluer = "bluer" if odds >= 0 else "hardly bluer" if own.bluer > 0 else "not bluer"
+        words = f"{bluer} than around ({own.bluer:+.0f} CIELAB), lightness {own.lightness:.0f}"
         parts: dict[str, float | None] = {
             name: getattr(own, name) for name in ("lightness", "blueness", "redness", "contrast", "darker")
         }
@@ -75,11 +81,13 @@ def sharp_outline(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict
     """Mean gradient of lightness across the outline, L per metre (Scharr operator).
 
     The rim of an array is a step of 1 to 2 pixels; a patch found within one surface has none.
+
+    Log-odds: +0.5 at 10 and more, −0.75 at 4 and less.
     """
     found = {}
     for one, own in _own(vhr_textures).items():
-        if own is None:
-            found[one] = abstains("sharp_outline", _FEW)
+        if own is None or own.edge is None:
+            found[one] = abstains("sharp_outline", _ALONE)
             continue
         odds = scaled(own.edge, 4.0, 10.0, against=0.75, speaks_for=0.5)
         words = f"outline {'blurred' if odds < 0 else 'clear'}: {own.edge:.1f} L per metre"
@@ -94,6 +102,9 @@ def smooth_surface(vhr_textures: dict[str, list[Texture | None]], vhr_views: dic
     Joints and cells of modules give 2 and more at 0.3 m and better; asphalt, felt, slate, water and shaded ground under
     1.5. Only where joints could be seen (0.4 m and finer). Two sides of one contrast: a surface that is even and
     hardly differs from its surroundings is a part of them.
+
+    Log-odds: +0.25 at 2.2 and more, −1.25 at 1.2 and less; where it speaks against and the contrast to the ring is
+    under 8, 0.75 less.
     """
     found = {}
     for one, own in _own(vhr_textures).items():
@@ -101,9 +112,10 @@ def smooth_surface(vhr_textures: dict[str, list[Texture | None]], vhr_views: dic
             found[one] = abstains("smooth_surface", _FEW)
             continue
         odds = scaled(own.roughness, 1.2, 2.2, against=1.25, speaks_for=0.25)
-        if own.contrast < 8 and odds < 0:
-            odds -= 0.75
         words = f"{'even' if odds < 0 else 'structured'} surface: lightness varies by {own.roughness:.1f}"
+        if own.contrast is not None and own.contrast < 8 and odds < 0:
+            odds -= 0.75
+            words += ", like its surroundings"
         found[one] = finding(
             "smooth_surface",
             own.roughness,
@@ -123,16 +135,21 @@ def cast_shadow(vhr_textures: dict[str, list[Texture | None]], vhr_views: dict[s
     A shadow keeps the texture of the ground at a fraction of its contrast, and turns bluish, because the sky lights it
     (Finlayson et al. 2006, IEEE TPAMI 28(1)); so blue alone does not speak for modules there. The multispectral scene
     class of shadow is looked at by ``cloud_cover``.
+
+    Log-odds: where it is darker by over 10 and its own lightness is under 45, −2 at a roughness (``smooth_surface``) of
+    1 and less, 0 at 2 and more; elsewhere 0.
     """
     found = {}
     for one, own in _own(vhr_textures).items():
-        if own is None:
-            found[one] = abstains("cast_shadow", _FEW)
+        if own is None or own.darker is None:
+            found[one] = abstains("cast_shadow", _ALONE)
             continue
         odds = 0.0
         if own.darker > 10 and own.lightness < 45:
             odds = scaled(own.roughness, 1.0, 2.0, against=2.0, speaks_for=0.0)
-        words = f"{own.darker:+.0f} darker than around" + (", without structure: shade" if odds <= -1 else "")
+        shade = ", without structure: shade" if odds <= -1 else ", hardly structured: perhaps shade"
+        words = f"{abs(own.darker):.0f} {'darker' if own.darker >= 0 else 'lighter'} than around"
+        words += shade if odds <= -NEUTRAL else ""
         found[one] = finding(
             "cast_shadow",
             own.darker,
@@ -161,7 +178,9 @@ def parked_vehicle(
     """Size of a car and gone on another day: 3 to 6.5 m by 1.4 to 3.4 m, 5 to 18 m² (cars are 4 to 5 m by 1.8 m).
 
     Against, where the image of another day does not correlate with it; half of that where there is no other day.
-    A module grid takes half of it back.
+    A module grid (regularity of 0.6 and more) takes half of it back.
+
+    Log-odds of what has that size: −2 at a correlation of 0.5 and less, 0 at 0.9 and more; −1 without another day.
     """
     found = {}
     for one, own in _own(vhr_textures).items():
@@ -176,7 +195,9 @@ def parked_vehicle(
             odds = -1.0 if same is None else scaled(same, 0.5, 0.9, against=2.0, speaks_for=0.0)
             odds *= 1.0 if (own.regularity or 0) < 0.6 else 0.5
         words = "the size of a car" if sized else "not the size of a car"
-        words += "" if same is None else f", {'gone' if same < 0.6 else 'also there'} on the other day"
+        if same is not None:
+            stays = "gone" if same < 0.6 else "changed" if same < 0.85 else "also there"
+            words += f", {stays} on the other day"
         found[one] = finding(
             "parked_vehicle", shape["length_m"], "m", odds, words, seen=views[0].chip, details={"likeness": same}
         )
@@ -193,6 +214,8 @@ def visual_persistence(
 
     What stands on both days correlates. A thing that is new does not, and is not worse for it: arrays get built. So a
     low value is neutral. Figures of the other day are details.
+
+    Log-odds: +0.3 at 0.95 and more, 0 at 0.7 and less.
     """
     found = {}
     for one, views in vhr_views.items():

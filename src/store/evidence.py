@@ -19,7 +19,10 @@ from utils.verdict_model import VerdictModel, from_json, to_json
 from utils.verdicts import Judgement
 
 _PER_STATEMENT = 2000
-_FINDING = ("detection_id", "rule", "verdict", "value", "unit", "reason", "details", "scene_ids", "acquired_at")
+_FINDING = (
+    "detection_id", "rule", "verdict", "value", "unit", "reason", "details", "scene_ids", "acquired_at",
+    "validation_recipe",
+)  # fmt: skip
 
 
 def newest_search(uri: str | Path) -> str:
@@ -56,12 +59,21 @@ def evidence_recipes(uri: str | Path, detection_ids: Sequence[str]) -> dict[tupl
     return found
 
 
-def findings_of(uri: str | Path, detection_ids: Sequence[str]) -> dict[str, dict[str, Finding]]:
-    """Detection id → rule → finding, as the table ``evidence`` holds them."""
+def findings_of(
+    uri: str | Path, detection_ids: Sequence[str], *, recipes: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Finding]]:
+    """Detection id → rule → finding, as the table ``evidence`` holds them.
+
+    Args:
+        uri: the store.
+        detection_ids: the detections.
+        recipes: detection id → recipe its rows must rest on; None takes any.
+    """
     found: dict[str, dict[str, Finding]] = {}
     for part in _parts(detection_ids):
         for row in lance_io.scan(uri, "evidence", _FINDING, f"detection_id IN ({literals(part)})").to_pylist():
-            found.setdefault(row["detection_id"], {})[row["rule"]] = _finding(row)
+            if recipes is None or recipes.get(row["detection_id"]) == row["validation_recipe"]:
+                found.setdefault(row["detection_id"], {})[row["rule"]] = _finding(row)
     return found
 
 

@@ -41,10 +41,9 @@ def charged(detections: Shapes, arrays: Shapes, confusers: Shapes, kinds: Sequen
     rows, columns = _pairs(detections, arrays)
     shared = shapely.area(shapely.intersection(detections[rows], arrays[columns]))
     overlap = shared / np.maximum(shapely.area(shapely.union(detections[rows], arrays[columns])), 1e-9)
-    covered, best = np.zeros(len(detections)), np.zeros(len(detections))
-    np.add.at(covered, rows, shared)
+    best = np.zeros(len(detections))
     np.maximum.at(best, rows, overlap)
-    is_true = (covered >= HALF * shapely.area(detections)) | (best >= HALF)
+    is_true = (_covered(detections, arrays, rows, columns) >= HALF * shapely.area(detections)) | (best >= HALF)
     found = [PV if true else OTHER for true in is_true.tolist()]
     most = np.zeros(len(detections))
     rows_2, columns_2 = _pairs(detections, confusers)
@@ -100,6 +99,18 @@ def scored(found: Charged, chosen: Bools, areas_m2: NDArray[np.float64]) -> Scor
         area_recall=float(covered.sum() / areas_m2.sum()) if len(areas_m2) else None,
         per_confuser={kind: true / (true + count) if true + count else None for kind, count in false.items()},
     )
+
+
+def _covered(
+    detections: Shapes, arrays: Shapes, rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Area of each detection on true arrays, shape (n,); ground that several of them overlap counts once."""
+    covered = np.zeros(len(detections))
+    order = np.argsort(rows, kind="stable")
+    touched, starts = np.unique(rows[order], return_index=True)
+    for row, own in zip(touched.tolist(), np.split(columns[order], starts[1:]), strict=False):
+        covered[row] = shapely.intersection(detections[row], shapely.union_all(arrays[own])).area
+    return covered
 
 
 def _pairs(first: Shapes, second: Shapes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -31,14 +31,15 @@ class OutlineRule:
             raise ConfigError(f"rectangle_iou is {self.rectangle_iou}; give 0.5 to 1")
 
 
-def regularised(outline: Geometry, rule: OutlineRule) -> Geometry:
-    """A pixel outline as a person would draw it; a valid polygon or multi-polygon, holes kept.
+def regularised(outline: Geometry, rule: OutlineRule, raster: Polygon) -> Geometry:
+    """A pixel outline as a person would draw it; a valid polygon or multi-polygon, holes kept, inside the raster.
 
     Args:
-        outline: valid polygon or multi-polygon in pixels (edges of 1 × 1).
+        outline: valid polygon or multi-polygon in pixels (edges of 1 × 1), inside ``raster``.
         rule: how far it may change.
+        raster: convex footprint of the raster it was traced on, in pixels.
     """
-    parts = [_regular(part, rule) for part in shapely.get_parts(outline)]
+    parts = [_regular(part, rule, raster) for part in shapely.get_parts(outline)]
     return valid_outline(parts[0] if len(parts) == 1 else MultiPolygon(parts))
 
 
@@ -50,13 +51,14 @@ def valid_outline(outline: Geometry) -> Geometry:
     return mended
 
 
-def _regular(part: Polygon, rule: OutlineRule) -> Polygon:
+def _regular(part: Polygon, rule: OutlineRule, raster: Polygon) -> Polygon:
     if rule.rectangularise and not len(part.interiors):
         rectangle = equal_rectangle(part)
         shared = shapely.area(shapely.intersection(part, rectangle))
         # both have one area
         if shared / (2 * part.area - shared) >= rule.rectangle_iou:
-            return rectangle
+            # what the raster's edge cuts has corners beyond it; simplification stays in the convex hull
+            return rectangle if raster.covers(rectangle) else shapely.intersection(rectangle, raster)
     return simplified(part, rule.simplify_px)
 
 

@@ -42,20 +42,20 @@ class Texture:
     """Minus the median b inside: above 0 is bluish, below 0 yellowish."""
     redness: float
     """Median a inside: below 0 is greenish."""
-    contrast: float
-    """Distance of the median colour inside from that of the ring around."""
-    darker: float
-    """Median L of the ring less that inside: above 0 where the object is darker."""
-    bluer: float
-    """Blueness inside less that of the ring."""
+    contrast: float | None
+    """Distance of the median colour inside from that of the ring around; None where no pixel of the ring holds data."""
+    darker: float | None
+    """Median L of the ring less that inside: above 0 where the object is darker; None likewise."""
+    bluer: float | None
+    """Blueness inside less that of the ring; None likewise."""
     roughness: float
     """Standard deviation of L inside, without its slow part."""
     spread: float
     """Standard deviation of a and b inside, whole: several things of different colour have much of it."""
     bright_share: float
     """Share of pixels inside that are 15 and more lighter than the median: frames, paint, white cars."""
-    edge: float
-    """Mean change of L per metre across the outline."""
+    edge: float | None
+    """Mean change of L per metre across the outline; None where no pixel along it has data all around."""
     regularity: float | None
     """How strongly texture repeats at the pitch of modules, -1 to 1; None where pixels are too coarse or too few."""
     order: float
@@ -82,26 +82,28 @@ def texture(rgb: Bytes, valid: Bools, mask: Bools, gsd_m: float) -> Texture | No
     lab = lab_image(rgb, 0)
     ring = _ring(mask, gsd_m) & valid
     middle = np.median(lab[seen], axis=0)
-    around = np.median(lab[ring], axis=0) if ring.any() else middle
+    apart = np.median(lab[ring], axis=0) - middle if ring.any() else None
     lightness = lab[..., 0]
     detail = lightness - _blurred(lightness, seen, _FLAT_M / gsd_m)
     slope_x, slope_y = (cv2.Scharr(lightness, cv2.CV_32F, *axes) / (32 * gsd_m) for axes in ((1, 0), (0, 1)))
     steep = np.hypot(slope_x, slope_y)
     core = _eroded(seen)
-    rim = _rim(mask) & valid
+    # a gradient beside pixels without data is that of the edge of the image
+    whole = cv2.erode(valid.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) > 0
+    rim = _rim(mask) & whole
     return Texture(
         lightness=float(middle[0]),
         blueness=float(-middle[2]),
         redness=float(middle[1]),
-        contrast=float(np.linalg.norm(middle - around)),
-        darker=float(around[0] - middle[0]),
-        bluer=float(around[2] - middle[2]),
+        contrast=None if apart is None else float(np.linalg.norm(apart)),
+        darker=None if apart is None else float(apart[0]),
+        bluer=None if apart is None else float(apart[2]),
         roughness=float(detail[core].std()),
         spread=float(np.hypot(*lab[seen][:, 1:].std(axis=0))),
         bright_share=float((lightness[seen] > middle[0] + 15).mean()),
-        edge=float(steep[rim].mean()) if rim.any() else 0.0,
+        edge=float(steep[rim].mean()) if rim.any() else None,
         regularity=module_regularity(detail, core, gsd_m),
-        order=fourfold_order(np.asarray(slope_x[core], np.float32), np.asarray(slope_y[core], np.float32)),
+        order=fourfold_order(*(np.asarray(slope[core & whole], np.float32) for slope in (slope_x, slope_y))),
         pixels=int(seen.sum()),
     )
 

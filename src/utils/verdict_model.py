@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped,unused-ignore]
+from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
 
 from utils.errors import CalibrationError
 
@@ -117,7 +118,7 @@ def fitted(table: Floats, is_pv: NDArray[np.bool_], fold: NDArray[np.int64], *, 
         supervision: where that is known from.
 
     Raises:
-        CalibrationError: a fold leaves only one kind to learn from.
+        CalibrationError: a fold leaves only one kind to learn from, or held-out answers do not rise with the truth.
     """
     known = np.isfinite(table)
     counts = np.maximum(known.sum(axis=0), 1)
@@ -138,6 +139,8 @@ def fitted(table: Floats, is_pv: NDArray[np.bool_], fold: NDArray[np.int64], *, 
     positives, negatives = int(is_pv.sum()), int((~is_pv).sum())
     smooth = np.where(is_pv, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     slope, intercept = np.round(_logistic(np.column_stack([odds, np.ones(len(odds))]), smooth, 1e-6), _DIGITS)
+    if slope <= 0:
+        raise CalibrationError("on held-out cells a model does no better than chance; the figures tell nothing apart")
     told = 1 / (1 + np.exp(-(slope * odds + intercept)))
     return VerdictModel(
         features=FEATURES,
@@ -173,7 +176,7 @@ def _logistic(design: Floats, target: Floats, penalty: float) -> Floats:
 
 
 def _figures(told: Floats, is_pv: NDArray[np.bool_]) -> dict[str, float]:
-    ranks = np.argsort(np.argsort(told, kind="stable"), kind="stable") + 1
+    ranks = rankdata(told)
     n, m = int(is_pv.sum()), int((~is_pv).sum())
     auc = (ranks[is_pv].sum() - n * (n + 1) / 2) / (n * m)
     figures = {

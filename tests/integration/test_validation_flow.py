@@ -227,6 +227,37 @@ def test_the_mask_factory_is_asked_about_the_undecided(sample_root: Path, tmp_pa
     assert (again.asked_masks, again.judged) == (0, 0)
 
 
+def test_the_ring_leaves_out_all_detections_of_the_search(sample_root: Path, tmp_path: Path) -> None:
+    large = max(
+        (g for p, g in shapes_of(sample_root / "truth" / "pv.geojson") if p["built"] < "2023"), key=shapely.area
+    )
+    west, _, east, _ = large.bounds
+    beside = shapely.affinity.translate(large, east - west + 2e-4)
+    told = {}
+    for name, outlines in (("alone", [large]), ("two", [large, beside])):
+        config = settings(sample_root, tmp_path / name)
+        lance_io.write(config.store, "detections", detection_rows(outlines, acquired_at=FOUND_AT))
+        assert run_validation(config).exit_code == 0
+        told[name] = findings_of(config.store, ["d0"])["d0"]
+    ring_px = {name: found["ring_contrast"].details["ring_px"] for name, found in told.items()}
+    assert ring_px["two"] < ring_px["alone"]
+    rows = lance_io.scan(config.store, "evidence", ["evidence_id"], "detection_id = 'd0'")
+    lance_io.delete(config.store, "evidence", rows["evidence_id"].to_pylist())
+    assert run_validation(config).measured == 1
+    assert findings_of(config.store, ["d0"])["d0"] == told["two"]
+
+
+def test_ground_without_any_label_is_judged(sample_root: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    lance_io.write(store, "detections", found_in(sample_root)[0].slice(0, 4))
+    old = {"build.installed": ["1900-01-01", "1900-12-31"], "build.keep_undated": False}
+    config = settings(sample_root, store, **old)
+    assert run_validation(config).exit_code == 0
+    assert None not in verdicts(config).values()
+    told = lance_io.scan(store, "evidence", ["verdict", "reason"], "rule = 'known_pv'").to_pylist()
+    assert {(row["verdict"], row["reason"]) for row in told} == {("abstain", "no label on this ground to compare with")}
+
+
 def test_nothing_to_judge_is_said(sample_root: Path, tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="no detection"):
         run_validation(settings(sample_root, tmp_path / "store"))

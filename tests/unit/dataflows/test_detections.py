@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import shapely
 from affine import Affine
@@ -15,10 +16,11 @@ from scipy import ndimage
 from shapely.geometry import shape
 
 from dataflows.detections import DetectionRule, detection_table, found_objects
+from dataflows.outline_validation import outline_shapes
 from store.discovery_schemas import DETECTIONS
 from support.detection_rasters import DAY, HeldParts, raster_of
 from utils.errors import ConfigError, CRSError, SearchError
-from utils.geo import h3_cells, reproject, s2_cells, s2_parents
+from utils.geo import h3_cells, reproject, reproject_points, s2_cells, s2_parents
 from utils.types import ChipGrid
 
 EXACT = DetectionRule(min_area_m2=0.0, simplify_px=0.0, rectangularise=False)
@@ -195,6 +197,37 @@ def test_slanted_rectangles_come_back_as_rectangles() -> None:
     outline = in_pixels(row["outline"], parts.raster)
     assert shapely.get_num_coordinates(outline) == 5
     assert outline.intersection(truth).area / outline.union(truth).area > 0.97
+
+
+def test_an_array_at_the_edge_of_the_raster_stays_inside_it() -> None:
+    data = rasterize([shapely.affinity.rotate(shapely.box(-12, 20, 30, 45), 20)], (60, 60)).astype(np.uint8) * 230
+    parts = HeldParts(data=data)
+    whole = HeldParts(data=np.pad(data, 20))
+    [row] = found_objects(parts, parts.raster, parts.blocks, DetectionRule()).to_pylist()
+    [padded] = found_objects(whole, whole.raster, whole.blocks, DetectionRule()).to_pylist()
+    assert in_pixels(padded["outline"], whole.raster).bounds[0] < 20 - 0.1
+    assert in_pixels(row["outline"], parts.raster).bounds[0] >= -1e-3
+    assert (row["row"], row["column"], row["pixels"]) == (padded["row"] - 20, padded["column"] - 20, padded["pixels"])
+
+
+def test_an_array_across_the_antimeridian_has_a_part_on_either_side() -> None:
+    data = np.zeros((60, 60), np.uint8)
+    data[20:40, 10:50] = 230
+    x, y = reproject_points([(180.0, -17.0)], 4326, 32701)[0]
+    raster = ChipGrid(epsg=32701, transform=(0.5, 0.0, x - 15, 0.0, -0.5, y + 15), height=60, width=60)
+    parts = HeldParts(data=data, grid=raster)
+    objects = found_objects(parts, raster, parts.blocks, DetectionRule())
+    [row] = detection_table(
+        objects, search_id="s", model_id="m", model="m.ckpt", run_id="r", gsd_m=0.5, h3_resolution=10
+    ).to_pylist()
+    outline = shapely.from_wkb(row["outline"])
+    west, east = sorted(shapely.get_parts(outline), key=lambda part: part.bounds[0])
+    assert outline.is_valid
+    assert (west.bounds[0], east.bounds[2]) == (-180, 180)
+    assert row["area_m2"] == pytest.approx(200, rel=5e-3)
+    assert outline.covers(shapely.Point(row["lon"], row["lat"]))
+    table = pa.table({"detection_id": ["a"], "lon": [row["lon"]], "lat": [row["lat"]]})
+    assert outline_shapes(table, {"a": outline}, ["a"])["a"]["length_m"] == pytest.approx(20, rel=5e-3)
 
 
 def test_rows_carry_the_search_and_its_cells() -> None:

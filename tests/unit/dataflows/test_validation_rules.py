@@ -2,25 +2,35 @@
 
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import shapely
 
+from dataflows import outline_validation as outline
 from dataflows import spectral_validation as spectral
+from dataflows import visual_validation as visual
 from dataflows._findings import NEUTRAL, finding, scaled
 from dataflows.drivers import FLOWS, build_driver
 from dataflows.validation_config import ValidationRules
 from dataflows.validation_evidence import RULES, SPECTRAL_RULES
-from dataflows.validation_supervision import supervision
+from dataflows.validation_imagery import surrounding
+from dataflows.validation_supervision import supervision, truth_share
+from store.vectors import write_features
 from utils.cells import s2_parents
 from utils.errors import ConfigError
 from utils.reference_spectra import REFERENCE_SPECTRA
 from utils.spectral_evidence import Observation
 from utils.split_rule import SplitRule, split_of_cells
+from utils.texture_evidence import Texture
 from utils.types import S2_L2A_BANDS
 
 JUNE = datetime(2023, 6, 10, tzinfo=UTC)
+VIEW = SimpleNamespace(chip=SimpleNamespace(scene_ids=("v",), acquired_at=JUNE))
+BOX = shapely.box(8, 47, 8.0002, 47.0001)
 NAMED = {one.name: np.array(one.reflectance) for one in REFERENCE_SPECTRA}
 
 
@@ -34,6 +44,15 @@ def seen(
         "ring": NAMED["green vegetation"], "object": spectrum, "z": {"ndpvi": 4.0, "ndvi": -5.0},
     }  # fmt: skip
     return Observation(**(values | changes))
+
+
+def textured(**changes) -> Texture:
+    values = {
+        "lightness": 30.0, "blueness": 5.0, "redness": 0.0, "contrast": 20.0, "darker": 5.0, "bluer": 10.0,
+        "roughness": 2.5, "spread": 3.0, "bright_share": 0.0, "edge": 8.0, "regularity": 0.8, "order": 0.5,
+        "pixels": 200,
+    }  # fmt: skip
+    return Texture(**(values | changes))
 
 
 def row(area_m2: float = 2000.0) -> pa.Table:
@@ -148,3 +167,69 @@ def test_nothing_is_learnt_from_test_ground() -> None:
     near = supervision(rows, np.full(400, 5.0), None, ValidationRules())
     assert near.known.sum() == 200
     assert len(SPECTRAL_RULES) == 7
+
+
+def test_truth_counts_from_the_day_it_was_built(tmp_path: Path) -> None:
+    rows = pa.table({"outline": shapely.to_wkb([BOX, BOX]), "acquired_at": [JUNE, datetime(2021, 1, 1, tzinfo=UTC)]})
+    truth = tmp_path / "truth.geojson"
+    write_features(truth, [({"built": "2022-05-01"}, shapely.box(8, 47, 8.0001, 47.0001))])
+    assert truth_share(rows, str(truth)).tolist() == pytest.approx([0.5, 0])
+    write_features(truth, [({"built": "spring 2022"}, BOX)])
+    with pytest.raises(ConfigError, match="spring 2022"):
+        truth_share(rows, str(truth))
+    write_features(truth, [])
+    with pytest.raises(ConfigError, match="no polygon"):
+        truth_share(rows, str(truth))
+
+
+def test_what_has_no_surroundings_is_not_compared_with_them() -> None:
+    for rule in (visual.panel_colour, visual.sharp_outline, visual.cast_shadow):
+        told = rule({"a": [textured(contrast=None, darker=None, bluer=None, edge=None)]}, {"a": [VIEW]})
+        assert told["a"].verdict == "abstain"
+    told = visual.smooth_surface({"a": [textured(contrast=None, roughness=0.5)]}, {"a": [VIEW]})
+    assert told["a"].log_odds == -1.25
+
+
+def test_words_agree_with_the_verdict() -> None:
+    """Each measurement where the sign turns: what speaks against does not say that it looks like an array."""
+    nir, swir = S2_L2A_BANDS.index("B08"), S2_L2A_BANDS.index("B11")
+    for share in np.linspace(0, 1, 41).tolist():
+        spectrum = NAMED["monocrystalline silicon"].copy()
+        spectrum[nir], spectrum[swir] = 0.05 + 0.3 * share, 0.02 + 0.13 * share
+        dates, view = clear(seen(object=spectrum, z={"ndpvi": 6 * share - 3})), {"a": [VIEW]}
+        own = {"a": [textured(bluer=20 * share - 3, darker=20.0, roughness=3 * share)]}
+        sizes = {"a": {"area_m2": 30 * share + 2, "length_m": 4.5, "width_m": 2.0, "rectangularity": share}}
+        car = {"a": {"area_m2": 9.0, "length_m": 4.5, "width_m": 2.0}}
+        shape = sizes["a"] | {"elongation": 1.0, "compactness": 0.5, "solidity": 0.9}
+        scores = pa.table({"detection_id": ["a"], "score": [share], "score_p90": [0.9]})
+        for told, objection in (
+            (spectral.water_surface(dates), ("looks like water", "too little short-wave infrared for modules")),
+            (spectral.vegetation_cover(dates), ("green", "partly green")),
+            (spectral.ring_contrast(dates), ("does not stand out",)),
+            (visual.panel_colour(own, view), ("hardly bluer", "not bluer")),
+            (visual.smooth_surface(own, view), ("even surface",)),
+            (outline.plausible_size({"a": shape}), ("small for an array",)),
+            (outline.plausible_shape({"a": shape}), ("ragged",)),
+            (outline.model_score(scores, ["a"]), ("weak",)),
+        ):
+            found = told["a"]
+            objects = found.reason.startswith(objection)
+            assert objects if found.verdict == "against" else not objects or found.verdict == "neutral", found
+        shade = visual.cast_shadow(own, view)["a"]
+        assert ("shade" in shade.reason) == (shade.verdict == "against"), shade
+        parked = visual.parked_vehicle({"a": [textured(regularity=0.1)]}, view, car, {"a": share})["a"]
+        assert ("also there" in parked.reason) == (parked.verdict == "neutral"), parked
+
+
+def test_known_photovoltaics_near_by_speak_a_little_for() -> None:
+    rows = pa.table({"detection_id": ["a"], "match": ["new"], "match_iou": pa.nulls(1, pa.float32())})
+    told = {m: outline.known_pv(rows, ["a"], {"a": m}, ValidationRules(near_pv_m=100))["a"] for m in (0.0, 90.0, 110.0)}
+    assert {m: one.verdict for m, one in told.items()} == {0.0: "for", 90.0: "for", 110.0: "neutral"}
+
+
+def test_outlines_around_are_those_within_the_ring() -> None:
+    steps = [0.0, 0.0005, 0.01]
+    tree = shapely.STRtree([shapely.affinity.translate(BOX, step) for step in steps])
+    rows, others = surrounding(np.array([BOX], object), tree, 60.0)
+    assert (rows.tolist(), sorted(others.tolist())) == ([0, 0], [0, 1])
+    assert surrounding(np.empty(0, object), tree, 60.0)[0].tolist() == []

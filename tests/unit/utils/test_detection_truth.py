@@ -43,6 +43,12 @@ def test_precision_and_recall_by_hand() -> None:
     assert scored(found, np.zeros(5, bool), AREAS).precision is None
 
 
+def test_truth_that_overlaps_covers_its_ground_once() -> None:
+    third = np.array([box(7, 0, 17, 10)], object)
+    twice = np.array([ARRAYS[0], ARRAYS[0]], object)
+    assert charged(third, twice, np.empty(0, object), []).kinds == ["other"]
+
+
 def test_nothing_is_no_error() -> None:
     none = np.empty(0, object)
     found = charged(DETECTIONS, none, none, [])

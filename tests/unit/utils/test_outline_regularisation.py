@@ -11,6 +11,8 @@ from dataflows._polygonisation import label_polygons
 from utils.errors import ConfigError
 from utils.outline_regularisation import OutlineRule, equal_rectangle, regularised, valid_outline
 
+RASTER = shapely.box(0, 0, 80, 80)
+
 
 def traced(truth: shapely.Geometry, side: int = 80) -> shapely.Geometry:
     burnt = rasterize([truth], (side, side)).astype(np.int32)
@@ -24,7 +26,7 @@ def test_a_slanted_rectangle_comes_back(width, height, angle) -> None:
         shapely.box(40 - width / 2, 40 - height / 2, 40 + width / 2, 40 + height / 2), angle
     )
     outline = traced(truth)
-    drawn = regularised(outline, OutlineRule())
+    drawn = regularised(outline, OutlineRule(), RASTER)
     assert drawn.is_valid
     before, after = (truth.intersection(each).area / truth.union(each).area for each in (outline, drawn))
     assert after > before - 0.06
@@ -37,12 +39,23 @@ def test_a_rectangle_keeps_area_and_centre() -> None:
     assert rectangle.centroid.distance(outline.centroid) < 1e-9
 
 
+@settings(max_examples=40)
+@given(width=st.floats(6, 40), height=st.floats(6, 40), angle=st.floats(0, 180), left=st.floats(-10, 10))
+def test_what_the_edge_of_the_raster_cuts_stays_inside(width, height, angle, left) -> None:
+    slanted = shapely.affinity.rotate(shapely.box(left, 20, left + width, 20 + height), angle)
+    if traced(slanted).is_empty:
+        return
+    drawn = regularised(traced(slanted), OutlineRule(), RASTER)
+    assert drawn.is_valid
+    assert RASTER.covers(drawn)
+
+
 def test_holes_and_shapes_that_are_no_rectangle_stay() -> None:
     ring = shapely.box(10, 10, 40, 40) - shapely.box(20, 20, 30, 30)
-    assert regularised(ring, OutlineRule()).equals(ring)
+    assert regularised(ring, OutlineRule(), RASTER).equals(ring)
     angle = shapely.box(10, 10, 40, 20) | shapely.box(10, 10, 20, 40)
-    assert regularised(angle, OutlineRule()).equals(angle)
-    assert regularised(angle, OutlineRule(simplify_px=0, rectangularise=False)).equals(angle)
+    assert regularised(angle, OutlineRule(), RASTER).equals(angle)
+    assert regularised(angle, OutlineRule(simplify_px=0, rectangularise=False), RASTER).equals(angle)
 
 
 def test_what_came_to_overlap_is_one() -> None:

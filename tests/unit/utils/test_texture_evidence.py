@@ -114,6 +114,22 @@ def test_pixels_without_data_do_not_count() -> None:
     assert spoiled_found.pixels == found.pixels == 800
 
 
+def test_the_edge_of_the_imagery_is_no_outline() -> None:
+    rgb, mask = painted(np.full((60, 60), 90.0, np.float32), outside=(72, 81, 126))
+    valid = np.ones((60, 60), bool)
+    valid[:, 30:] = False
+    cut = np.where(valid, rgb, 0).astype(np.uint8)
+    assert texture(rgb, np.ones((60, 60), bool), mask, GSD_M).edge < 1
+    assert texture(cut, valid, mask, GSD_M).edge < 1
+
+
+def test_surroundings_without_data_are_not_compared_with() -> None:
+    rgb, mask = painted(lattice(5))
+    alone = texture(np.where(mask, rgb, 0).astype(np.uint8), mask, mask, GSD_M)
+    assert (alone.contrast, alone.darker, alone.bluer, alone.edge) == (None, None, None, None)
+    assert alone.lightness == texture(rgb, np.ones((60, 60), bool), mask, GSD_M).lightness
+
+
 def test_likeness_forgives_exposure_and_not_another_thing() -> None:
     rgb, mask = painted(lattice(5))
     darker = (rgb * 0.8).astype(np.uint8)

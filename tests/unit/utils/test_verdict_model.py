@@ -64,6 +64,22 @@ def test_one_kind_alone_teaches_nothing() -> None:
         fitted(table, is_pv, is_pv.astype(np.int64), supervision="made")
 
 
+def test_figures_that_tell_nothing_apart_make_no_model() -> None:
+    table, is_pv, fold = made()
+    with pytest.raises(CalibrationError, match="no better than chance"):
+        fitted(np.full_like(table, np.nan), is_pv, fold, supervision="made")
+
+
+def test_equal_answers_count_half_whatever_their_order() -> None:
+    table, is_pv, fold = made()
+    coarse = np.full_like(table, np.nan)
+    coarse[:, 0] = np.where(np.arange(len(table)) % 5 == 0, ~is_pv, is_pv)
+    order = np.argsort(is_pv, kind="stable")
+    auc = {fitted(coarse[at], is_pv[at], fold[at], supervision="made").held_out["auc"] for at in (order, order[::-1])}
+    assert len(auc) == 1
+    assert auc.pop() == pytest.approx(0.8, abs=0.02)
+
+
 def test_features_are_read_by_name() -> None:
     evidence = {"a": {"plausible_size": {"value": 10.0, "width_m": 2.0}, "model_score": {"value": 0.7}}}
     table = feature_table(evidence, ["a", "b"])
