@@ -27,10 +27,11 @@ from utils.types import ChipGrid, ImagerySource
 
 FLOW = "discover"
 _GRID = (
-    *("segmentation_model", "window_lattice", "search_imagery", "model_scenes", "search_failures", "scene_grids"),
+    *("area_of_interest", "window_lattice", "search_imagery", "model_scenes", "search_failures", "scene_grids"),
     *("search_scenes", "search_outline", "search_area", "search_raster", "candidate_blocks", "covered_blocks"),
-    *("model_id", "rule_options"),
+    "rule_options",
 )
+_MODEL = ("segmentation_model", "model_id")
 _BLOCKS_AT_ONCE = 512
 
 
@@ -104,7 +105,10 @@ def prepared_search(config: DiscoveryConfig) -> Search:
         AegirError: the settings, the model, the imagery, the lake or the area cannot be used.
     """
     driver = drivers.build_driver(FLOW, config)
-    found = driver.execute(list(_GRID))
+    # what is wrong with the area is said in a moment, not after a model was loaded
+    found = driver.execute(["area_of_interest"])
+    found |= driver.execute(list(_GRID), overrides=found)
+    found |= driver.execute(list(_MODEL), overrides=found)
     model: SceneModel = found["segmentation_model"]
     window_px = found["window_lattice"].window_px
     snapshots, context, failures = _context(driver, config, found["covered_blocks"])

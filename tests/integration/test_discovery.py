@@ -13,6 +13,7 @@ import yaml
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
+from dataflows import large_area_inference
 from dataflows.__main__ import main
 from dataflows.discovery import plan_discovery, run_discovery
 from dataflows.discovery_config import load
@@ -20,6 +21,7 @@ from store import lance_io
 from store.schemas import DETECTIONS
 from support import mini_region, search_region
 from support.run_process import RunProcess
+from utils.errors import AegirError
 from utils.geo import reproject
 from utils.search_blocks import PROBABILITY_NODATA, PROBABILITY_SCALE
 
@@ -199,6 +201,29 @@ def test_what_cannot_be_searched_is_refused_before_work_starts(case, settings, c
     assert main([*command, "--config", str(settings)]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"{error}: ")
     assert not (settings.parent / "store").exists()
+
+
+NOT_OF_THE_MODEL = [
+    "outside the imagery",
+    "an area without area",
+    "bands there are not",
+    "imagery far too coarse",
+    "a rule there is not",
+    "windows that overlap by more than half",
+]
+
+
+@pytest.mark.parametrize("case", NOT_OF_THE_MODEL)
+def test_what_is_wrong_with_the_ground_is_said_before_the_model_is_loaded(case, settings, monkeypatch):
+    def loaded(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(large_area_inference, "scene_model", loaded)
+    changes, error = REFUSED[case]
+    with pytest.raises(AegirError) as refused:
+        run_discovery(load(changed(settings, **changes)))
+    assert type(refused.value).__name__ == error
+    assert not (settings.parent / "out").exists()
 
 
 def test_a_raster_without_crs_is_refused(region, tmp_path, capsys):
