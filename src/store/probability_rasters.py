@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from store._durable_files import drop_leftovers, drop_unfinished, finish, unfinished
+from store._durable_files import drop_leftovers, whole_file
 from store._probability_cog import write_cog
 from utils.errors import GridError, RasterReadError, RasterWriteError
 from utils.search_blocks import PROBABILITY_NODATA, SearchBlock, search_blocks
@@ -212,18 +212,14 @@ def _geotiff(block: SearchBlock, data: NDArray[np.uint8], tags: Mapping[str, str
 
 
 def _write_durably(target: Path, content: bytes) -> None:
-    part = unfinished(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        finish(part, target)
+        with whole_file(target) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise RasterWriteError(
             f"{target} cannot be written ({error}); {len(content)} bytes are needed: make room or choose another "
             "place, then run again; finished blocks are kept"
         ) from error
-    finally:
-        drop_unfinished(part)
 
 
 def _crc32(data: NDArray[np.uint8]) -> str:
