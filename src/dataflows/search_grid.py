@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import shapely
 from hamilton.function_modifiers import dataloader, tag
+from numpy.typing import NDArray
 
 from store import imagery
 from store.area_of_interest import read_area
@@ -23,6 +24,7 @@ from utils.types import ChipGrid, ImagerySource
 COARSEST = 2.0
 """Imagery may be this many times coarser than what the model was trained on."""
 _EDGE_DEG = 0.001
+_BEYOND_DEG = 10.0
 
 
 @tag(stage="search")
@@ -172,11 +174,26 @@ def search_lattice(
 
 
 @tag(stage="search")
-def search_outline(area_of_interest: shapely.Geometry | None, search_lattice: PixelLattice) -> shapely.Geometry | None:
-    """The area of interest in the CRS of the search, long edges divided before they bend; None is everywhere."""
+def search_outline(
+    area_of_interest: shapely.Geometry | None,
+    model_scenes: pa.Table,
+    scene_grids: dict[str, ChipGrid],
+    search_lattice: PixelLattice,
+) -> shapely.Geometry | None:
+    """The area of interest in the CRS of the search, long edges divided before they bend; None is everywhere.
+
+    Of an area that goes far beyond the imagery, the part around it: ground on the other side of the globe has no place
+    in a projection, or a wrong one.
+    """
     if area_of_interest is None:
         return None
-    return reproject(shapely.segmentize(area_of_interest, _EDGE_DEG), LONLAT, search_lattice.epsg)
+    here = pa.array([name in scene_grids for name in model_scenes["scene_id"].to_pylist()], pa.bool_())
+    near = _around(shapely.from_wkb(model_scenes.filter(here)["footprint"].to_numpy(zero_copy_only=False)))
+    area = area_of_interest
+    if not near.covers(area):
+        parts = shapely.get_parts(shapely.intersection(area, near))
+        area = shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+    return reproject(shapely.segmentize(area, _EDGE_DEG), LONLAT, search_lattice.epsg)
 
 
 @tag(stage="search")
@@ -240,6 +257,14 @@ def block_targets(covered_blocks: list[SearchBlock]) -> pa.Table:
     outlines = [outline_lonlat(block.grid.footprint, block.grid.epsg) for block in covered_blocks]
     ids = pa.array([block.block_id for block in covered_blocks], pa.string())
     return pa.table({"target_id": ids, "geometry": pa.array(shapely.to_wkb(outlines), pa.binary())})
+
+
+def _around(footprints: NDArray[np.object_]) -> shapely.Geometry:
+    """Boxes around footprints in longitude and latitude, grown; those across the antimeridian have two parts."""
+    west, south, east, north = shapely.bounds(shapely.get_parts(footprints)).T
+    left, bottom = (np.maximum(edge - _BEYOND_DEG, -limit) for edge, limit in ((west, 180), (south, 90)))
+    right, top = (np.minimum(edge + _BEYOND_DEG, limit) for edge, limit in ((east, 180), (north, 90)))
+    return shapely.union_all(shapely.box(left, bottom, right, top))
 
 
 def _has_bands(scenes: pa.Table, model: ModelPixels) -> pa.Array:
