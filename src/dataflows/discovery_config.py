@@ -13,9 +13,7 @@ from store.area_of_interest import is_wkt
 from store.ducklake_context import ContextTable
 from utils.errors import ConfigError
 
-DEFAULT_CONFIG = "data/sample/demo/discover.yaml"
 _PATHS = ("out", "truth_confusers")
-_SECTIONS = ("model_options", "prune", "detections", "matching", "validation", "backfill", "gate")
 _COUNTS = ("block_px", "batch_size")
 
 
