@@ -15,6 +15,7 @@ from rasterio.vrt import WarpedVRT
 
 from dataflows import large_area_inference
 from dataflows.__main__ import main
+from dataflows._search import prepared_search
 from dataflows.discovery import plan_discovery, run_discovery
 from dataflows.discovery_config import load
 from store import lance_io
@@ -106,6 +107,20 @@ def test_a_second_run_does_nothing_and_changes_nothing(settings, reference):
     assert {path: path.stat().st_mtime_ns for path in settings.parent.glob("out/*/*.tif")} == before
     assert lance_io.open_table(settings.parent / "store", "detections").version == version
     assert rows(settings.parent / "store") == reference[1]
+
+
+def test_a_raster_another_run_made_of_fewer_parts_is_made_again(settings, tmp_path, reference):
+    search = prepared_search(load(settings))
+    first = run_discovery(load(settings))
+    late = search.parts.path(search.plan.blocks[5])
+    late.rename(tmp_path / "late.tif")
+    # newer than every part, as of a run that began to assemble before the last one was there
+    search.parts.assemble(first.raster)
+    (tmp_path / "late.tif").rename(late)
+    assert (raster(first.raster) == PROBABILITY_NODATA).any()
+    second = run_discovery(load(settings))
+    assert second.blocks_made == 0
+    assert (raster(second.raster) == reference[2]).all()
 
 
 def test_pixels_outside_the_area_of_interest_are_nodata(region, settings):
