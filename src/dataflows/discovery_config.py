@@ -129,8 +129,9 @@ def load(path: str | Path, *, store: str | None = None, **changes: Any) -> Disco
             f"no settings at {file}; make the sample region with `python -m dataflows sample`, "
             "or write a discover.yaml for your data (docs/discovery.md)"
         )
-    values = file_values(file, "discover")
-    values.pop("store", None)
+    values = file_values(file, "discover", has_store=False)
+    if "store" in values:
+        raise ConfigError(f"{file}: the store is that of the build; name it in the settings `build` names, or --store")
     inner = {name.removeprefix("build."): value for name, value in changes.items() if name.startswith("build.")}
     outer = {name: value for name, value in changes.items() if not name.startswith("build.")}
     if store is not None:

@@ -204,6 +204,7 @@ REFUSED = {
     "a rule there is not": ({"prune": {"near_rivers": {}}}, "UnknownNameError"),
     "a rule without its table": ({"prune": {"not_water": {}}}, "ConfigError"),
     "windows that overlap by more than half": ({"overlap_px": 65}, "ConfigError"),
+    "a store of its own": ({"store": "elsewhere"}, "ConfigError"),
     "a threshold above 1": ({"detections": {"threshold": 3}}, "ConfigError"),
 }
 
