@@ -28,7 +28,15 @@ from utils.types import ChipGrid, ImagerySource
 FLOW = "discover"
 _GRID = (
     *("area_of_interest", "window_lattice", "search_imagery", "model_scenes", "search_failures", "scene_grids"),
-    *("search_scenes", "search_outline", "search_area", "search_raster", "candidate_blocks", "covered_blocks"),
+    *(
+        "search_scenes",
+        "search_outline",
+        "search_area",
+        "search_ground",
+        "search_raster",
+        "candidate_blocks",
+        "covered_blocks",
+    ),
     "rule_options",
 )
 _MODEL = ("segmentation_model", "model_id")
@@ -131,13 +139,12 @@ def prepared_search(config: DiscoveryConfig) -> Search:
     )
     scenes = found["model_scenes"]
     touching = [name in found["scene_grids"] for name in scenes["scene_id"].to_pylist()]
-    ground = reproject(found["search_area"], found["search_raster"].epsg, LONLAT)
     return Search(
         config=config,
         driver=driver,
         nodes={**found, **told},
         window_px=window_px,
-        ground_lonlat=ground,
+        ground_lonlat=found["search_ground"],
         search_id=told["search_id"],
         code=code,
         model=model,
@@ -149,7 +156,7 @@ def prepared_search(config: DiscoveryConfig) -> Search:
         plan=told["search_plan"],
         findings=told["rule_findings"],
         parts=told["probability_parts"],
-        labels=known_labels(config, ground),
+        labels=known_labels(config, found["search_ground"]),
         context_snapshots=snapshots,
         failures=[*found["search_failures"], *failures],
     )

@@ -16,7 +16,7 @@ from store.scene_grids import grids_of
 from training.scene_models import ModelPixels
 from utils.errors import BandError, ConfigError, CRSError, EmptyAreaError, ModelError
 from utils.failures import Failure
-from utils.footprints import outline_lonlat
+from utils.footprints import cut_at_antimeridian, outline_lonlat
 from utils.geo import LONLAT, reproject, utm_epsg
 from utils.search_blocks import PixelLattice, SearchBlock, block_boxes, blocks_over, common_lattice
 from utils.types import ChipGrid, ImagerySource
@@ -224,6 +224,12 @@ def search_area(search_outline: shapely.Geometry | None, imagery_outline: shapel
         raise EmptyAreaError("the area of interest has no ground in common with the imagery; check `aoi`")
     parts = shapely.get_parts(area)
     return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+
+
+@tag(stage="search")
+def search_ground(search_area: shapely.Geometry, search_lattice: PixelLattice) -> shapely.Geometry:
+    """Ground that is searched, EPSG:4326, cut in two at the antimeridian."""
+    return cut_at_antimeridian(reproject(search_area, search_lattice.epsg, LONLAT))
 
 
 @tag(stage="search")

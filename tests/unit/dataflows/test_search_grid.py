@@ -28,6 +28,7 @@ class Ground:
     epsg: int
     shape: tuple[int, int]
     area: shapely.Geometry
+    lonlat: shapely.Geometry
     candidates: int
     covered: int
 
@@ -53,7 +54,8 @@ def ground(folder, places, *, aoi=None, bbox=None):
     raster = search_grid.search_raster(lattice, searched)
     blocks = search_grid.candidate_blocks(raster, outline, 100)
     covered = search_grid.covered_blocks(blocks, searched)
-    return Ground(lattice.epsg, (raster.height, raster.width), searched, len(blocks), len(covered))
+    lonlat = search_grid.search_ground(searched, lattice)
+    return Ground(lattice.epsg, (raster.height, raster.width), searched, lonlat, len(blocks), len(covered))
 
 
 WIDE = {
@@ -86,11 +88,15 @@ def test_an_area_split_at_the_antimeridian_is_searched_on_both_sides(tmp_path):
     assert found.shape == (SIDE_PX, SIDE_PX)
     assert found.area.area == pytest.approx(M2)
     sides = [
-        ground(tmp_path / side, [(32760, x - 20, y)], bbox=bbox).area.area
+        ground(tmp_path / side, [(32760, x - 20, y)], bbox=bbox)
         for side, bbox in (("west", [179.9, -17.1, 180, -16.9]), ("east", [-180, -17.1, -179.9, -16.9]))
     ]
-    assert min(sides) > 0.2 * M2
-    assert sum(sides) == pytest.approx(M2, rel=1e-6)
+    assert min(side.area.area for side in sides) > 0.2 * M2
+    assert sum(side.area.area for side in sides) == pytest.approx(M2, rel=1e-6)
+    # what is known there is asked for by this ground: not for all that lies around the globe
+    for one in (found, *sides, ground(tmp_path / "both", [(32760, x - 20, y)])):
+        assert reproject(one.lonlat, 4326, 32760).symmetric_difference(one.area).area < 0.01
+        assert max(east - west for west, _, east, _ in shapely.bounds(shapely.get_parts(one.lonlat))) < 0.001
 
 
 def test_scenes_of_the_first_and_the_last_zone_are_searched_on_one_grid(tmp_path):
