@@ -12,6 +12,7 @@ from hamilton.driver import Driver
 from numpy.typing import NDArray
 
 from dataflows import drivers
+from dataflows._block_inference import check_model
 from dataflows.detections import known_labels
 from dataflows.discovery_config import DiscoveryConfig
 from dataflows.search_plan import SearchPlan
@@ -107,7 +108,7 @@ class Search:
 
 
 def prepared_search(config: DiscoveryConfig) -> Search:
-    """Look at everything a search rests on; reads headers, context and labels, no pixels.
+    """Look at everything a search rests on; reads headers, context and labels, no pixels, and tries the model on noise.
 
     Raises:
         AegirError: the settings, the model, the imagery, the lake or the area cannot be used.
@@ -138,6 +139,8 @@ def prepared_search(config: DiscoveryConfig) -> Search:
         overrides=found,
     )
     scenes = found["model_scenes"]
+    if told["search_plan"].pending:
+        check_model(found["search_imagery"], model, found["search_raster"], found["search_scenes"], window_px=window_px)
     touching = [name in found["scene_grids"] for name in scenes["scene_id"].to_pylist()]
     return Search(
         config=config,

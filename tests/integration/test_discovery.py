@@ -200,6 +200,7 @@ REFUSED = {
     "an area without area": ({"aoi": "POLYGON EMPTY"}, "ConfigError"),
     "bands there are not": ({"model_options": {"bands": ["red", "nir"], "window_px": 128}}, "BandError"),
     "imagery far too coarse": ({"model_options": {"gsd_m": 0.05, "window_px": 128}}, "ModelError"),
+    "a model that gives no probabilities": ({"model_options": {"activation": "none", "window_px": 128}}, "ModelError"),
     "no model": ({"model": None}, "ConfigError"),
     "a rule there is not": ({"prune": {"near_rivers": {}}}, "UnknownNameError"),
     "a rule without its table": ({"prune": {"not_water": {}}}, "ConfigError"),
