@@ -10,7 +10,7 @@ from dataflows._set_option import set_changes
 from utils.errors import ConfigError
 
 DEFAULT_CONFIG = "data/sample/demo/discover.yaml"
-"""Settings of the sample region; ``dataflows.discovery_config`` has the same."""
+"""Settings of the sample region."""
 
 
 def add_discovery_commands(commands: Any) -> None:

@@ -12,6 +12,7 @@ from hamilton.driver import Driver
 from numpy.typing import NDArray
 
 from dataflows import drivers
+from dataflows._block_inference import check_model
 from dataflows.detections import known_labels
 from dataflows.discovery_config import DiscoveryConfig
 from dataflows.search_plan import SearchPlan
@@ -27,10 +28,19 @@ from utils.types import ChipGrid, ImagerySource
 
 FLOW = "discover"
 _GRID = (
-    *("segmentation_model", "window_lattice", "search_imagery", "model_scenes", "search_failures", "scene_grids"),
-    *("search_scenes", "search_outline", "search_area", "search_raster", "candidate_blocks", "covered_blocks"),
-    *("model_id", "rule_options"),
+    *("area_of_interest", "window_lattice", "search_imagery", "model_scenes", "search_failures", "scene_grids"),
+    *(
+        "search_scenes",
+        "search_outline",
+        "search_area",
+        "search_ground",
+        "search_raster",
+        "candidate_blocks",
+        "covered_blocks",
+    ),
+    "rule_options",
 )
+_MODEL = ("segmentation_model", "model_id")
 _BLOCKS_AT_ONCE = 512
 
 
@@ -98,13 +108,16 @@ class Search:
 
 
 def prepared_search(config: DiscoveryConfig) -> Search:
-    """Look at everything a search rests on; reads headers, context and labels, no pixels.
+    """Look at everything a search rests on; reads headers, context and labels, no pixels, and tries the model on noise.
 
     Raises:
         AegirError: the settings, the model, the imagery, the lake or the area cannot be used.
     """
     driver = drivers.build_driver(FLOW, config)
-    found = driver.execute(list(_GRID))
+    # what is wrong with the area is said in a moment, not after a model was loaded
+    found = driver.execute(["area_of_interest"])
+    found |= driver.execute(list(_GRID), overrides=found)
+    found |= driver.execute(list(_MODEL), overrides=found)
     model: SceneModel = found["segmentation_model"]
     window_px = found["window_lattice"].window_px
     snapshots, context, failures = _context(driver, config, found["covered_blocks"])
@@ -126,14 +139,15 @@ def prepared_search(config: DiscoveryConfig) -> Search:
         overrides=found,
     )
     scenes = found["model_scenes"]
+    if told["search_plan"].pending:
+        check_model(found["search_imagery"], model, found["search_raster"], found["search_scenes"], window_px=window_px)
     touching = [name in found["scene_grids"] for name in scenes["scene_id"].to_pylist()]
-    ground = reproject(found["search_area"], found["search_raster"].epsg, LONLAT)
     return Search(
         config=config,
         driver=driver,
         nodes={**found, **told},
         window_px=window_px,
-        ground_lonlat=ground,
+        ground_lonlat=found["search_ground"],
         search_id=told["search_id"],
         code=code,
         model=model,
@@ -145,7 +159,7 @@ def prepared_search(config: DiscoveryConfig) -> Search:
         plan=told["search_plan"],
         findings=told["rule_findings"],
         parts=told["probability_parts"],
-        labels=known_labels(config, ground),
+        labels=known_labels(config, found["search_ground"]),
         context_snapshots=snapshots,
         failures=[*found["search_failures"], *failures],
     )

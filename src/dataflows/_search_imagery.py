@@ -7,7 +7,7 @@ from datetime import date, datetime
 import numpy as np
 import shapely
 
-from store.imagery.alignment import pixel_corner
+from store.scene_grids import pixel_corner
 from utils.errors import AegirError, CRSError, NoImageryError
 from utils.geo import utm_epsg
 from utils.refinement import require_metres
@@ -102,7 +102,7 @@ class Pixels:
         if self._epsg[day] != epsg:
             return 0.0, 0.0
         if day not in self._corners:
-            self._corners[day] = pixel_corner(self.source, self.days[day][0], self.bands[-1])
+            self._corners[day] = pixel_corner(self.source.scenes(), self.days[day][0], self.bands[-1])
         return self._corners[day]
 
 

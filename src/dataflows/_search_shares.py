@@ -5,8 +5,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
+from dataflows.config import BuildConfig
+from dataflows.outcome_loop import retry_policy
 from dataflows.work_shares import run_lease_id
 from store import leases
 from store.leases import Holder
@@ -22,10 +25,11 @@ _RENEWALS_PER_LEASE = 3
 class SearchShares:
     """Leases of one run. Nothing rests on them: two runs that do the same block write the same part."""
 
-    def __init__(self, store: str, run_id: str, search_id: str, parts: ProbabilityParts, *, lease_s: float) -> None:
+    def __init__(self, build: BuildConfig, run_id: str, search_id: str, parts: ProbabilityParts) -> None:
         """Take the lease of the run itself, which says that it lives."""
-        self._store, self._search_id, self._parts = store, search_id, parts
-        self._holder = Holder(run_id=run_id, lease_s=lease_s)
+        self._store, self._search_id, self._parts = build.store, search_id, parts
+        self._holder = Holder(run_id=run_id, lease_s=build.lease_s)
+        self._policy = retry_policy(build)
         self._lock = threading.Lock()
         self._left: dict[str, set[str]] = {}
         self.held_elsewhere: list[SearchBlock] = []
@@ -40,7 +44,8 @@ class SearchShares:
         for block in pending:
             groups[self._lease_id(block)].append(block)
         for lease_id, blocks in groups.items():
-            if lease_id not in self._claim([lease_id]):
+            granted, _ = self._policy.call(partial(self._claim, [lease_id]))
+            if lease_id not in granted:
                 self.held_elsewhere += blocks
                 continue
             left = [block for block in blocks if not self._parts.path(block).exists()]

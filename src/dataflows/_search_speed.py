@@ -57,7 +57,9 @@ def _rate_of_runs(search: Search) -> float | None:
     used = 0
     for row in rows.sort_by([("started_at", "descending")]).to_pylist():
         counts, told = json.loads(row["counts"]), json.loads(row["config"])
-        same = all(told.get(name) == getattr(config, name) for name in ("device", "tta", "amp", "overlap_px"))
+        same = all(
+            told.get(name) == getattr(config, name) for name in ("device", "tta", "amp", "window_px", "overlap_px")
+        )
         if counts.get("model_id") != search.model.model_id or not same or not counts.get("blocks_made"):
             continue
         km2, seconds, used = km2 + counts["km2_made"], seconds + counts["seconds_searching"], used + 1

@@ -13,8 +13,8 @@ WEIGHTS = ("checkpoint", "checkpoint_dir", "config", "model_id")
 """Mask options that name files, or (the last two) may."""
 
 
-def file_values(file: Path, flow: str) -> dict[str, Any]:
-    """Settings in a file of the flow ``flow``; the store is ``$AEGIR_STORE`` where the file names none.
+def file_values(file: Path, flow: str, *, has_store: bool = True) -> dict[str, Any]:
+    """Settings in a file of the flow ``flow``; a store of its own is ``$AEGIR_STORE`` where the file names none.
 
     Raises:
         ConfigError: the file is no YAML mapping, or holds settings of another flow.
@@ -28,7 +28,7 @@ def file_values(file: Path, flow: str) -> dict[str, Any]:
     found = values.pop("flow", flow)
     if found != flow:
         raise ConfigError(f"{file} holds settings of the flow {found!r}, not of `{flow}`")
-    if "store" not in values and (store := os.environ.get("AEGIR_STORE")):
+    if has_store and "store" not in values and (store := os.environ.get("AEGIR_STORE")):
         values["store"] = store
     return values
 

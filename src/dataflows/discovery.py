@@ -26,10 +26,10 @@ from store.catalogue_place import redacted
 from store.commit_buffer import CommitBuffer
 from store.lineage import Run, recipe, table_versions
 from store.mask_runs import mark_killed
-from store.probability_rasters import BlockProbabilities
+from store.probability_rasters import BlockProbabilities, check_writable
 from store.schemas import SCHEMA_VERSION
 from store.vectors import write_features
-from utils.errors import AegirError, RasterWriteError
+from utils.errors import AegirError
 from utils.failures import Failure, interrupted
 from utils.search_blocks import PROBABILITY_NODATA, SearchBlock
 
@@ -64,13 +64,13 @@ def run_discovery(config: DiscoveryConfig, *, progress: Progress | None = None) 
     store = config.build.store
     search = prepared_search(config)
     lance_io.check_writable(store)
-    _check_writable(search.folder)
+    check_writable(search.folder)
     mark_killed(store, FLOW, run_lease_id)
     run = _described(search)
     summary = _started(search, run)
     report(summary)
     run.record(store, "running")
-    shares = SearchShares(store, run.run_id, search.search_id, search.parts, lease_s=config.build.lease_s)
+    shares = SearchShares(config.build, run.run_id, search.search_id, search.parts)
     work = _Work(search, run, shares, _buffer(search, run), summary, report)
     try:
         with kept_up(shares.renew, config.build.lease_s):
@@ -106,16 +106,6 @@ class _Work:
     buffer: CommitBuffer
     summary: DiscoverySummary
     report: Progress
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RasterWriteError(f"rasters cannot be written to {folder}: {error}; set `out` to another place") from error
 
 
 def _search_blocks(work: _Work) -> None:
@@ -194,8 +184,7 @@ def _store_detections(work: _Work) -> None:
     done = search.parts.done()
     finished = np.array([block.block_id in done for block in search.plan.blocks], np.bool_)
     summary.km2_searched = search.plan.km2_of(finished)
-    blocks = [search.plan.blocks[k] for k in np.flatnonzero(finished)]
-    summary.raster = str(_raster(work, blocks))
+    summary.raster = str(_raster(work))
     told = search.driver.execute(
         ["label_matches", "detections_write"],
         inputs={"discovery_run_id": work.run.run_id},
@@ -209,14 +198,12 @@ def _store_detections(work: _Work) -> None:
     summary.missing_file = str(_missing(work, missing, finished))
 
 
-def _raster(work: _Work, blocks: list[SearchBlock]) -> Path:
-    """The raster of all parts; one that is newer than every part stays."""
+def _raster(work: _Work) -> Path:
+    """The raster of all parts; one that is made of these already stays."""
     path = Path(work.search.driver.execute(["raster_path"], overrides=dict(work.search.nodes))["raster_path"])
-    parts = [work.search.parts.path(block).stat().st_mtime_ns for block in blocks]
-    if path.is_file() and path.stat().st_mtime_ns > max(parts, default=0):
-        return path
-    work.search.parts.assemble(path)
-    work.summary.bytes_written += path.stat().st_size
+    if not work.search.parts.is_assembled(path):
+        work.search.parts.assemble(path)
+        work.summary.bytes_written += path.stat().st_size
     return path
 
 

@@ -13,9 +13,7 @@ from store.area_of_interest import is_wkt
 from store.ducklake_context import ContextTable
 from utils.errors import ConfigError
 
-DEFAULT_CONFIG = "data/sample/demo/discover.yaml"
 _PATHS = ("out", "truth_confusers")
-_SECTIONS = ("model_options", "prune", "detections", "matching", "validation", "backfill", "gate")
 _COUNTS = ("block_px", "batch_size")
 
 
@@ -131,8 +129,9 @@ def load(path: str | Path, *, store: str | None = None, **changes: Any) -> Disco
             f"no settings at {file}; make the sample region with `python -m dataflows sample`, "
             "or write a discover.yaml for your data (docs/discovery.md)"
         )
-    values = file_values(file, "discover")
-    values.pop("store", None)
+    values = file_values(file, "discover", has_store=False)
+    if "store" in values:
+        raise ConfigError(f"{file}: the store is that of the build; name it in the settings `build` names, or --store")
     inner = {name.removeprefix("build."): value for name, value in changes.items() if name.startswith("build.")}
     outer = {name: value for name, value in changes.items() if not name.startswith("build.")}
     if store is not None:

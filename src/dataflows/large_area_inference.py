@@ -7,13 +7,26 @@ from hamilton.function_modifiers import dataloader, datasaver, tag
 
 from dataflows._block_inference import check_model, infer_blocks, written_blocks
 from store.probability_rasters import ProbabilityParts
-from training.scene_models import SceneModel, scene_model
+from training.scene_models import ModelPixels, SceneModel, pixels_of_model, scene_model
 from utils.blending import WindowLattice
 from utils.failures import Failure
 from utils.search_blocks import SearchBlock
 from utils.types import ChipGrid, ImagerySource
 
 __all__ = ["check_model", "infer_blocks", "written_blocks"]
+
+
+@tag(stage="inference")
+@dataloader()
+def model_pixels(model: str, model_options: dict[str, Any]) -> tuple[ModelPixels, dict[str, Any]]:
+    """Pixels the model takes, known before it is loaded.
+
+    Raises:
+        ConfigError: it is no checkpoint of ours, or an option cannot be used.
+        WeightsNotFoundError: there is no such checkpoint.
+    """
+    found = pixels_of_model(model, model_options)
+    return found, {"model": model, "bands": list(found.bands)}
 
 
 @tag(stage="inference")
@@ -32,13 +45,13 @@ def segmentation_model(
 
 
 @tag(stage="inference")
-def window_lattice(segmentation_model: SceneModel, window_px: int | None, overlap_px: int) -> WindowLattice:
+def window_lattice(model_pixels: ModelPixels, window_px: int | None, overlap_px: int) -> WindowLattice:
     """Where windows lie on the search raster; as large as those the model was trained on, unless told otherwise.
 
     Raises:
         ConfigError: the overlap is more than half a window.
     """
-    return WindowLattice(window_px=window_px or segmentation_model.window_px, overlap_px=overlap_px)
+    return WindowLattice(window_px=window_px or model_pixels.window_px, overlap_px=overlap_px)
 
 
 @tag(stage="inference")

@@ -8,14 +8,15 @@ import numpy as np
 import pyarrow as pa
 import shapely
 from hamilton.function_modifiers import dataloader, tag
+from numpy.typing import NDArray
 
 from store import imagery
 from store.area_of_interest import read_area
 from store.scene_grids import grids_of
-from training.scene_models import SceneModel
+from training.scene_models import ModelPixels
 from utils.errors import BandError, ConfigError, CRSError, EmptyAreaError, ModelError
 from utils.failures import Failure
-from utils.footprints import outline_lonlat
+from utils.footprints import cut_at_antimeridian, outline_lonlat
 from utils.geo import LONLAT, reproject, utm_epsg
 from utils.search_blocks import PixelLattice, SearchBlock, block_boxes, blocks_over, common_lattice
 from utils.types import ChipGrid, ImagerySource
@@ -23,6 +24,7 @@ from utils.types import ChipGrid, ImagerySource
 COARSEST = 2.0
 """Imagery may be this many times coarser than what the model was trained on."""
 _EDGE_DEG = 0.001
+_BEYOND_DEG = 10.0
 
 
 @tag(stage="search")
@@ -45,31 +47,31 @@ def area_of_interest(
 @tag(stage="search")
 @dataloader()
 def search_imagery(
-    vhr: dict[str, Any], msi: dict[str, Any] | None, segmentation_model: SceneModel
+    vhr: dict[str, Any], msi: dict[str, Any] | None, model_pixels: ModelPixels
 ) -> tuple[ImagerySource, dict[str, Any]]:
     """The imagery the model takes: very high resolution, or multispectral.
 
     Raises:
         ConfigError: its options are wrong, its folder is missing, or the settings name none of this kind.
     """
-    settings = vhr if segmentation_model.kind == "vhr" else msi
+    settings = vhr if model_pixels.kind == "vhr" else msi
     if settings is None:
         raise ConfigError("the model takes multispectral imagery; set `msi` in the settings of the build")
     options = {key: value for key, value in settings.items() if key != "source"}
     try:
-        source = imagery.get(settings["source"], kind=segmentation_model.kind, **options)
+        source = imagery.get(settings["source"], kind=model_pixels.kind, **options)
     except TypeError as error:
         raise ConfigError(f"imagery source {settings['source']!r} refuses its options: {error}") from error
     return source, {"source": source.name, "scenes": len(source.scenes())}
 
 
 @tag(stage="search")
-def model_scenes(search_imagery: ImagerySource, segmentation_model: SceneModel, vhr_acquired: str) -> pa.Table:
+def model_scenes(search_imagery: ImagerySource, model_pixels: ModelPixels, vhr_acquired: str) -> pa.Table:
     """Scenes that are searched, the newest day on top, schema ``store.schemas.SCENES``.
 
     Args:
         search_imagery: the source.
-        segmentation_model: the model, which says what bands it takes.
+        model_pixels: what the model takes.
         vhr_acquired: ``latest`` takes all days, or the one day that VHR imagery is taken from.
 
     Raises:
@@ -79,20 +81,20 @@ def model_scenes(search_imagery: ImagerySource, segmentation_model: SceneModel, 
         EmptyAreaError: there is no scene of that day.
     """
     scenes = search_imagery.scenes()
-    usable = scenes.filter(_has_bands(scenes, segmentation_model))
+    usable = scenes.filter(_has_bands(scenes, model_pixels))
     if not len(usable):
-        _refuse(search_imagery, scenes, segmentation_model)
+        _refuse(search_imagery, scenes, model_pixels)
     days = np.array([when.date() for when in usable["acquired_at"].to_pylist()])
-    if segmentation_model.kind == "vhr" and vhr_acquired != "latest":
+    if model_pixels.kind == "vhr" and vhr_acquired != "latest":
         wanted = days == date.fromisoformat(vhr_acquired)
         if not wanted.any():
             known = ", ".join(str(day) for day in sorted(set(days)))
             raise EmptyAreaError(f"no scene was taken on {vhr_acquired} (`vhr_acquired`); there are scenes of {known}")
         usable, days = usable.filter(pa.array(wanted)), days[wanted]
     finest = min(usable["gsd_m"].to_pylist())
-    if finest > COARSEST * segmentation_model.gsd_m:
+    if finest > COARSEST * model_pixels.gsd_m:
         raise ModelError(
-            f"the model takes pixels of {segmentation_model.gsd_m} m, the finest scene has {finest} m; "
+            f"the model takes pixels of {model_pixels.gsd_m} m, the finest scene has {finest} m; "
             "train one on such imagery, or search finer imagery"
         )
     # a stable sort: what the source has on top of a day stays on top
@@ -100,16 +102,14 @@ def model_scenes(search_imagery: ImagerySource, segmentation_model: SceneModel, 
 
 
 @tag(stage="search")
-def search_failures(search_imagery: ImagerySource, segmentation_model: SceneModel) -> list[Failure]:
+def search_failures(search_imagery: ImagerySource, model_pixels: ModelPixels) -> list[Failure]:
     """Files that look like imagery and cannot be searched, with the reason; the others are."""
     failures = []
     for place, reason in search_imagery.unreadable().items():
         error_type, _, message = reason.partition(": ")
         failures.append(_failure(error_type, f"{place}: {message}", place))
     scenes = search_imagery.scenes()
-    for scene in scenes.filter(
-        pa.array([not has for has in _has_bands(scenes, segmentation_model).to_pylist()])
-    ).to_pylist():
+    for scene in scenes.filter(pa.array([not has for has in _has_bands(scenes, model_pixels).to_pylist()])).to_pylist():
         message = f"scene {scene['scene_id']} has only bands {', '.join(scene['bands'])}; it is not searched"
         failures.append(_failure("BandError", message, scene["scene_id"]))
     return failures
@@ -118,7 +118,7 @@ def search_failures(search_imagery: ImagerySource, segmentation_model: SceneMode
 @tag(stage="search")
 @dataloader()
 def scene_grids(
-    model_scenes: pa.Table, segmentation_model: SceneModel, area_of_interest: shapely.Geometry | None
+    model_scenes: pa.Table, model_pixels: ModelPixels, area_of_interest: shapely.Geometry | None
 ) -> tuple[dict[str, ChipGrid], dict[str, Any]]:
     """Scene in the area → its pixel grid, that of the band nearest to the model's ground sample distance.
 
@@ -136,7 +136,7 @@ def scene_grids(
             f"the area of interest lies outside the imagery, which covers {bounds} (west, south, east, north); "
             "check `aoi` or `aoi_bbox_lonlat`, longitude before latitude"
         )
-    found = grids_of(model_scenes.filter(pa.array(touching)), segmentation_model.bands, segmentation_model.gsd_m)
+    found = grids_of(model_scenes.filter(pa.array(touching)), model_pixels.bands, model_pixels.gsd_m)
     return found, {"scenes": len(found)}
 
 
@@ -150,7 +150,7 @@ def search_scenes(model_scenes: pa.Table, scene_grids: dict[str, ChipGrid]) -> l
 def search_lattice(
     scene_grids: dict[str, ChipGrid],
     model_scenes: pa.Table,
-    segmentation_model: SceneModel,
+    model_pixels: ModelPixels,
     area_of_interest: shapely.Geometry | None,
 ) -> PixelLattice:
     """The pixel lattice of the search: that of the scenes where they share one, so that reads need no resampling.
@@ -158,7 +158,7 @@ def search_lattice(
     Else pixels of the model's ground sample distance in the UTM zone of the area's centre.
     """
     grids = list(scene_grids.values())
-    shared = common_lattice(grids, segmentation_model.gsd_m)
+    shared = common_lattice(grids, model_pixels.gsd_m)
     # metres of a grid that are no metres on the ground, as Web Mercator's, are not what the model was trained on
     stated = dict(zip(model_scenes["scene_id"].to_pylist(), model_scenes["gsd_m"].to_pylist(), strict=True))
     if shared is not None and all(abs(stated[name] / shared.gsd_m - 1) < 0.01 for name in scene_grids):
@@ -170,15 +170,30 @@ def search_lattice(
     west, south, east, north = outlines.bounds
     if east - west < 180:
         lon, lat = (west + east) / 2, (south + north) / 2
-    return PixelLattice(epsg=utm_epsg(lon, lat), gsd_m=segmentation_model.gsd_m)
+    return PixelLattice(epsg=utm_epsg(lon, lat), gsd_m=model_pixels.gsd_m)
 
 
 @tag(stage="search")
-def search_outline(area_of_interest: shapely.Geometry | None, search_lattice: PixelLattice) -> shapely.Geometry | None:
-    """The area of interest in the CRS of the search, long edges divided before they bend; None is everywhere."""
+def search_outline(
+    area_of_interest: shapely.Geometry | None,
+    model_scenes: pa.Table,
+    scene_grids: dict[str, ChipGrid],
+    search_lattice: PixelLattice,
+) -> shapely.Geometry | None:
+    """The area of interest in the CRS of the search, long edges divided before they bend; None is everywhere.
+
+    Of an area that goes far beyond the imagery, the part around it: ground on the other side of the globe has no place
+    in a projection, or a wrong one.
+    """
     if area_of_interest is None:
         return None
-    return reproject(shapely.segmentize(area_of_interest, _EDGE_DEG), LONLAT, search_lattice.epsg)
+    here = pa.array([name in scene_grids for name in model_scenes["scene_id"].to_pylist()], pa.bool_())
+    near = _around(shapely.from_wkb(model_scenes.filter(here)["footprint"].to_numpy(zero_copy_only=False)))
+    area = area_of_interest
+    if not near.covers(area):
+        parts = shapely.get_parts(shapely.intersection(area, near))
+        area = shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+    return reproject(shapely.segmentize(area, _EDGE_DEG), LONLAT, search_lattice.epsg)
 
 
 @tag(stage="search")
@@ -209,6 +224,12 @@ def search_area(search_outline: shapely.Geometry | None, imagery_outline: shapel
         raise EmptyAreaError("the area of interest has no ground in common with the imagery; check `aoi`")
     parts = shapely.get_parts(area)
     return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+
+
+@tag(stage="search")
+def search_ground(search_area: shapely.Geometry, search_lattice: PixelLattice) -> shapely.Geometry:
+    """Ground that is searched, EPSG:4326, cut in two at the antimeridian."""
+    return cut_at_antimeridian(reproject(search_area, search_lattice.epsg, LONLAT))
 
 
 @tag(stage="search")
@@ -244,11 +265,19 @@ def block_targets(covered_blocks: list[SearchBlock]) -> pa.Table:
     return pa.table({"target_id": ids, "geometry": pa.array(shapely.to_wkb(outlines), pa.binary())})
 
 
-def _has_bands(scenes: pa.Table, model: SceneModel) -> pa.Array:
+def _around(footprints: NDArray[np.object_]) -> shapely.Geometry:
+    """Boxes around footprints in longitude and latitude, grown; those across the antimeridian have two parts."""
+    west, south, east, north = shapely.bounds(shapely.get_parts(footprints)).T
+    left, bottom = (np.maximum(edge - _BEYOND_DEG, -limit) for edge, limit in ((west, 180), (south, 90)))
+    right, top = (np.minimum(edge + _BEYOND_DEG, limit) for edge, limit in ((east, 180), (north, 90)))
+    return shapely.union_all(shapely.box(left, bottom, right, top))
+
+
+def _has_bands(scenes: pa.Table, model: ModelPixels) -> pa.Array:
     return pa.array([set(model.bands) <= set(held) for held in scenes["bands"].to_pylist()], pa.bool_())
 
 
-def _refuse(source: ImagerySource, scenes: pa.Table, model: SceneModel) -> None:
+def _refuse(source: ImagerySource, scenes: pa.Table, model: ModelPixels) -> None:
     """Say why nothing can be searched.
 
     Raises:

@@ -11,7 +11,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy
 
-from store._durable_files import drop_leftovers, drop_unfinished, finish, unfinished
+from store._durable_files import drop_leftovers, whole_file
 from utils.errors import RasterWriteError
 from utils.search_blocks import PROBABILITY_NODATA, PROBABILITY_SCALE, SearchBlock
 from utils.types import ChipGrid
@@ -36,26 +36,22 @@ def write_cog(
     Raises:
         RasterWriteError: the disk is full, or the place cannot be written.
     """
-    part = unfinished(target)
-    listing = part.with_suffix(".vrt")
     free: int | str = "unknown"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        drop_leftovers(target.parent)
-        free = shutil.disk_usage(target.parent).free
-        listing.write_bytes(_vrt(raster, parts, tags))
-        # each part that is kept open takes a megabyte
-        with rasterio.Env(GDAL_MAX_DATASET_POOL_SIZE="16"):
-            copy(listing, part, **_COG)
-        _check_whole(part)
-        finish(part, target)
+        with whole_file(target) as part:
+            drop_leftovers(target.parent)
+            free = shutil.disk_usage(target.parent).free
+            listing = part.with_name(f"{part.name}.vrt")
+            listing.write_bytes(_vrt(raster, parts, tags))
+            # each part that is kept open takes a megabyte
+            with rasterio.Env(GDAL_MAX_DATASET_POOL_SIZE="16"):
+                copy(listing, part, **_COG)
+            _check_whole(part)
     except (OSError, RasterioError, CPLE_BaseError) as error:
         raise RasterWriteError(
             f"{target} cannot be written ({error}); about {_bytes_needed(parts)} bytes are needed, {free} "
             "were free: make room or choose another place, then run again; finished blocks are kept"
         ) from error
-    finally:
-        drop_unfinished(part)
     return target
 
 

@@ -12,8 +12,12 @@ from store.label_mapping import LabelTable, stated_crs
 from store.sql import quoted_column
 from utils.errors import ConfigError, LabelError
 from utils.label_geometry import KINDS, REASONS, GeometryRules, repaired_geometry
+from utils.label_parsing import parsed_geometry
 
-_WKT = re.compile(r"^\s*(SRID\s*=\s*\d+\s*;)?\s*(MULTI)?POLYGON\b|^\s*GEOMETRYCOLLECTION\b", re.IGNORECASE)
+# a file may be called polygon.geojson
+_WKT = re.compile(
+    r"^\s*(SRID\s*=\s*\d+\s*;)?\s*((MULTI)?POLYGON|GEOMETRYCOLLECTION)\s*(Z|M|ZM)?\s*(\(|EMPTY\b)", re.IGNORECASE
+)
 
 
 def is_wkt(aoi: str) -> bool:
@@ -62,10 +66,22 @@ def _of_file(place: str) -> shapely.Geometry:
 
 
 def _polygons(wkb: pa.Array, wkt: pa.Array, system: str, what: str) -> shapely.Geometry:
-    found = repaired_geometry(wkb, wkt, GeometryRules(crs=system))
+    rules = GeometryRules(crs=system)
+    found = repaired_geometry(wkb, wkt, rules)
+    if set(found.reasons) - {None} == {"antimeridian"}:
+        apart = _apart(wkb, wkt)
+        found = repaired_geometry(apart, pa.nulls(len(apart), pa.string()), rules)
     areal = found.geometry[found.kinds >= KINDS.index("box")]
     refused = [reason for reason in found.reasons if reason is not None]
     if not len(areal) or refused or len(areal) < len(found.kinds):
         why = REASONS[refused[0]] if refused else "it holds points" if len(found.kinds) else "it holds no row"
         raise ConfigError(f"{what} is no area: {why}; give polygons")
     return shapely.union_all(areal)
+
+
+def _apart(wkb: pa.Array, wkt: pa.Array) -> pa.Array:
+    """Polygons one by one, WKB: of an area that is split at the antimeridian, each lies on one side of it."""
+    whole = parsed_geometry(wkb, wkt)
+    parts, owner = shapely.get_parts(whole.geometry, return_index=True)
+    placed = shapely.set_srid(parts, whole.srid[owner])
+    return pa.array(shapely.to_wkb(placed, include_srid=True), pa.binary())

@@ -3,6 +3,7 @@
 from importlib.resources import files
 from pathlib import Path
 
+from store._durable_files import whole_file
 from store.fingerprint import text_of
 from utils.calibration import Calibration, from_json, to_json
 from utils.errors import AegirError, CalibrationError
@@ -53,11 +54,9 @@ def write_calibration(calibration: Calibration, path: str | Path) -> Path:
         CalibrationError: the place cannot be written.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name}.draft")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(to_json(calibration), encoding="utf-8")
-        draft.replace(target)
+        with whole_file(target) as part:
+            part.write_text(to_json(calibration), encoding="utf-8")
     except OSError as error:
         raise CalibrationError(f"the calibration cannot be written to {target}: {error}") from error
     return target

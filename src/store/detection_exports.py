@@ -5,12 +5,10 @@ A file is written under another name beside its place and renamed when it is who
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,7 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
+from store._durable_files import whole_file
 from utils.errors import ConfigError, SearchError
 
 ExportFormat = Literal["geoparquet", "geojson", "geojsonseq"]
@@ -79,14 +78,9 @@ def export_detections(rows: pa.Table, path: str | Path, kind: ExportFormat | Non
         "geojson": _write_geojson,
         "geojsonseq": _write_lines,
     }
-    beside = place.with_name(f".{place.name}.{uuid4().hex[:8]}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            writers[chosen](rows, beside)
-            beside.replace(place)
-        finally:
-            beside.unlink(missing_ok=True)
+        with whole_file(place) as part:
+            writers[chosen](rows, part)
     except OSError as error:
         raise SearchError(f"detections cannot be written to {place}: {error}") from error
     return place
@@ -152,7 +146,6 @@ def _write_geojson(rows: pa.Table, path: Path) -> None:
             feature = {"type": "Feature", "id": row["detection_id"], "geometry": outline, "properties": properties}
             file.write(("," if count else "") + "\n" + json.dumps(feature, ensure_ascii=False))
         file.write("\n]}\n")
-        _flush(file)
 
 
 def _write_lines(rows: pa.Table, path: Path) -> None:
@@ -167,7 +160,6 @@ def _write_lines(rows: pa.Table, path: Path) -> None:
                 "properties": {name: value for name, value in values.items() if value is not None},
             }
             file.write(json.dumps(feature, ensure_ascii=False, separators=(",", ":")) + "\n")
-        _flush(file)
 
 
 def _features(rows: pa.Table) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -204,8 +196,3 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     return round(value, 6) if isinstance(value, float) else value
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

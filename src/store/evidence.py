@@ -10,6 +10,7 @@ import lance
 import pyarrow as pa
 
 from store import judged_detections, lance_io
+from store._durable_files import whole_file
 from store.discovery_schemas import DETECTIONS
 from store.lance_io import WriteReceipt
 from store.sql import literal, literals
@@ -133,11 +134,9 @@ def write_model(model: VerdictModel, path: str | Path) -> Path:
         StoreNotWritableError: its place cannot be written.
     """
     place = Path(path)
-    partial = place.with_name(f".{place.name}.partial")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(to_json(model), encoding="utf-8")
-        partial.replace(place)
+        with whole_file(place) as part:
+            part.write_text(to_json(model), encoding="utf-8")
     except OSError as error:
         raise StoreNotWritableError(f"the verdict model cannot be written to {place}: {error}") from error
     return place

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Final
 
 import numpy as np
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from store._durable_files import drop_leftovers, drop_unfinished, finish, unfinished
+from store._durable_files import drop_leftovers, whole_file
 from store._probability_cog import write_cog
+from store.fingerprint import digest
 from utils.errors import GridError, RasterReadError, RasterWriteError
 from utils.search_blocks import PROBABILITY_NODATA, SearchBlock, search_blocks
 from utils.types import ChipGrid
@@ -33,6 +35,7 @@ _LAYOUT: Final = {
     "zstd_level": 1,
 }
 _TILE_PX: Final = 512
+_PARTS: Final = "parts"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,6 +76,7 @@ class ProbabilityParts:
         self.tags = dict(tags or {})
         self.blocks: dict[str, SearchBlock] = {block.block_id: block for block in search_blocks(raster, block_px)}
         self._found: dict[str, tuple[int, int]] = {}
+        self._crc32: dict[str, str] = {}
 
     def path(self, block: SearchBlock) -> Path:
         """The file of a block, whether it is there or not."""
@@ -118,7 +122,7 @@ class ProbabilityParts:
         content = _geotiff(block, data, self._tags_of(block) | facts)
         target = self.path(block)
         _write_durably(target, content)
-        self._found[block.block_id] = _stamp(target)
+        self._found[block.block_id], self._crc32[block.block_id] = _stamp(target), facts["crc32"]
         return target
 
     def read(self, block: SearchBlock) -> BlockProbabilities:
@@ -140,6 +144,7 @@ class ProbabilityParts:
             strange = "its pixels do not have the checksum they were written with"
         if strange is not None:
             raise RasterReadError(f"{path}: {strange}; remove it and search again")
+        self._crc32[block.block_id] = tags["crc32"]
         acquired_at = datetime.fromisoformat(tags["acquired_at"]) if tags.get("acquired_at") else None
         return BlockProbabilities(
             data=data,
@@ -152,7 +157,7 @@ class ProbabilityParts:
         """Write all finished parts as one tiled, compressed, cloud-optimised GeoTIFF with overviews.
 
         Pixels of blocks that are not done are nodata. Parts are streamed: memory does not grow with the raster. The
-        same parts give the same bytes; a file of that name is replaced in one step.
+        same parts give the same bytes; a file of that name is replaced in one step. It carries a hash of its parts.
 
         Args:
             path: the file; its folder is made when missing.
@@ -164,7 +169,24 @@ class ProbabilityParts:
         done = self.done()
         drop_leftovers(self.folder)
         parts = [(block, self.path(block)) for block_id, block in self.blocks.items() if block_id in done]
-        return write_cog(Path(path), self.raster, parts, self.tags)
+        return write_cog(Path(path), self.raster, parts, self.tags | {_PARTS: self._parts_hash(done)})
+
+    def is_assembled(self, path: str | Path) -> bool:
+        """Whether a file is the raster of exactly the parts that are done.
+
+        Its age would not say so: another process may add a part while this one assembles.
+        """
+        try:
+            with rasterio.open(path) as raster:
+                held = raster.tags()
+        except RasterioError:
+            return False
+        return {name: held.get(name) for name in (*self.tags, _PARTS)} == self.tags | {
+            _PARTS: self._parts_hash(self.done())
+        }
+
+    def _parts_hash(self, done: set[str]) -> str:
+        return digest([(block_id, self._crc32[block_id]) for block_id in sorted(done)])
 
     def _present(self) -> Iterator[SearchBlock]:
         names = {place.name for place in self.folder.iterdir()} if self.folder.is_dir() else set()
@@ -182,6 +204,21 @@ class ProbabilityParts:
 
     def _tags_of(self, block: SearchBlock) -> dict[str, str]:
         return self.tags | {"block_id": block.block_id, "block_px": str(self.block_px)}
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder for rasters and try it, before work that ends in it starts.
+
+    Raises:
+        RasterWriteError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # a name of its own: another search may try the same folder
+        with NamedTemporaryFile(prefix=".writable-", dir=folder):
+            pass
+    except OSError as error:
+        raise RasterWriteError(f"rasters cannot be written to {folder}: {error}; set `out` to another place") from error
 
 
 def _strange(
@@ -212,18 +249,14 @@ def _geotiff(block: SearchBlock, data: NDArray[np.uint8], tags: Mapping[str, str
 
 
 def _write_durably(target: Path, content: bytes) -> None:
-    part = unfinished(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        finish(part, target)
+        with whole_file(target) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise RasterWriteError(
             f"{target} cannot be written ({error}); {len(content)} bytes are needed: make room or choose another "
             "place, then run again; finished blocks are kept"
         ) from error
-    finally:
-        drop_unfinished(part)
 
 
 def _crc32(data: NDArray[np.uint8]) -> str:

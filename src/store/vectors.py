@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import shapely
 from shapely.errors import ShapelyError
 from shapely.geometry import mapping, shape
 
+from store._durable_files import whole_file
 from utils.errors import ConfigError, RasterWriteError
 
 
@@ -41,15 +40,9 @@ def write_features(path: str | Path, features: Sequence[tuple[Mapping[str, Any],
         for properties, geometry in features
     ]
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps({"type": "FeatureCollection", "features": rows}, default=str) + "\n")
-        size = draft.stat().st_size
-        draft.replace(target)
+        with whole_file(target) as part:
+            part.write_text(json.dumps({"type": "FeatureCollection", "features": rows}, default=str) + "\n")
+            return part.stat().st_size
     except OSError as error:
         raise RasterWriteError(f"{target} cannot be written: {error}; free some space or set `out`") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
-    return size

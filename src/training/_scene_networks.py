@@ -4,12 +4,12 @@ import hashlib
 import inspect
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from store.fingerprint import file_sha256
+from training.checkpoint_records import checkpoint_inputs
 from training.inputs import InputSpec, reflectance_channels
-from training.module_options import ModuleOptions, module_options
-from training.scene_models import SceneModel, checked_probabilities
+from training.module_options import ModuleOptions
+from training.scene_models import ModelPixels, SceneModel, checked_probabilities
 from utils.errors import ConfigError, ModelError, WeightsError, WeightsNotFoundError
-from utils.indices import INDICES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,8 @@ class NetworkUse:
     """For messages."""
     model_id: str
     """Hash of weights, class and options."""
-    bands: tuple[str, ...]
-    """Bands that are read for it, in order."""
-    kind: Literal["vhr", "msi"]
-    """Imagery it takes."""
-    gsd_m: float
-    """Ground sample distance it takes, metres per pixel."""
-    window_px: int
-    """Rows and columns it was trained on."""
+    pixels: ModelPixels
+    """Pixels that are read for it."""
     channels: Callable[[NDArray[np.generic]], NDArray[np.generic]]
     """Pixels as they are read, shape (n, bands, rows, columns) → what the network is given."""
     activation: Callable[[Any], Tensor]
@@ -59,8 +53,8 @@ class NetworkModel:
             amp: whether a CUDA device computes in mixed precision.
             tta: whether to take the mean over turns and mirror images.
         """
-        self.name, self.model_id, self.bands, self.kind = use.name, use.model_id, use.bands, use.kind
-        self.gsd_m, self.window_px = use.gsd_m, use.window_px
+        self.name, self.model_id, taken = use.name, use.model_id, use.pixels
+        self.bands, self.kind, self.gsd_m, self.window_px = taken.bands, taken.kind, taken.gsd_m, taken.window_px
         self._network = network.eval().requires_grad_(requires_grad=False).to(device)
         self._use, self._device, self._amp, self._tta = use, device, amp, tta
 
@@ -112,44 +106,29 @@ def checkpoint_model(checkpoint: str, *, device: str, amp: bool, tta: bool) -> S
         WeightsNotFoundError: there is no such file.
         ConfigError: it is no checkpoint of ours.
     """
-    if not Path(checkpoint).is_file():
-        raise WeightsNotFoundError(
-            f"no checkpoint at {checkpoint}; train one with `python -m training fit`, or give package.module:Class"
-        )
+    spec = checkpoint_inputs(checkpoint)
     # lightning and the model zoo, which a module by class path does not need
     from training import predict  # noqa: PLC0415
 
     module = predict.load(checkpoint)
-    spec = module.inputs
-    if spec is None:
-        raise ConfigError(f"{checkpoint} does not say which pixels the model takes")
+    pixels = ModelPixels.of_spec(spec)
     use = NetworkUse(
         name=f"checkpoint {checkpoint}",
         model_id=_identity(file_sha256(checkpoint), "training.litmodule:SegmentationModule", {}),
-        bands=read_bands(spec),
-        kind=spec.mode,
-        gsd_m=spec.profile.gsd_m if spec.mode == "vhr" else spec.profile.msi_gsd_m,
-        window_px=min(spec.shape),
-        channels=lambda images: _checkpoint_channels(spec, images),
+        pixels=pixels,
+        channels=lambda images: _checkpoint_channels(spec, pixels.bands, images),
         activation=torch.sigmoid,
     )
     return NetworkModel(module, use, device=device, amp=amp, tta=tta)
 
 
-def read_bands(spec: InputSpec) -> tuple[str, ...]:
-    """Bands to read for a model: its own, and those that only its indices need."""
-    needed = [band for name in spec.indices for band in INDICES[name].bands]
-    return tuple(dict.fromkeys([*spec.bands, *needed]))
-
-
-def module_model(path: str, values: Mapping[str, Any], *, device: str, amp: bool, tta: bool) -> SceneModel:
+def module_model(path: str, options: ModuleOptions, *, device: str, amp: bool, tta: bool) -> SceneModel:
     """A torch module by class path.
 
     Raises:
-        ConfigError: there is no such class, its arguments are refused, or an option cannot be used.
+        ConfigError: there is no such class, or its arguments are refused.
         WeightsError: the file of weights is missing or of something else.
     """
-    options = module_options(values)
     kind = _class(path)
     try:
         network = kind(**options.arguments)
@@ -162,10 +141,7 @@ def module_model(path: str, values: Mapping[str, Any], *, device: str, amp: bool
     use = NetworkUse(
         name=path,
         model_id=_identity(_weights(network, options), f"{path}\n{_code(kind)}", options.identity),
-        bands=options.bands,
-        kind=options.kind,
-        gsd_m=options.gsd_m,
-        window_px=options.window_px,
+        pixels=ModelPixels.of_options(options),
         channels=lambda images: _module_channels(options, images),
         activation=lambda found: _module_probabilities(options, path, found),
     )
@@ -218,10 +194,10 @@ def _identity(weights: str, kind: str, options: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _checkpoint_channels(spec: InputSpec, images: NDArray[np.generic]) -> NDArray[np.generic]:
+def _checkpoint_channels(spec: InputSpec, read: Sequence[str], images: NDArray[np.generic]) -> NDArray[np.generic]:
     if spec.mode == "vhr":
         return images
-    return reflectance_channels(images, read_bands(spec), spec.bands, spec.indices)
+    return reflectance_channels(images, read, spec.bands, spec.indices)
 
 
 def _module_channels(options: ModuleOptions, images: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from store import lance_io
+from training.devices import resolved_device
 from training.predict import load
 from utils.errors import ConfigError
 from utils.types import IGNORE
@@ -45,7 +46,7 @@ def chip_scores(
     spec, threshold = module.inputs, float(module.hparams["threshold"])
     if spec is None:
         raise ConfigError(f"{checkpoint} does not say which pixels the model takes")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolved_device("auto")
     module.to(device)
     parts = []
     with torch.inference_mode():

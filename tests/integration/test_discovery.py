@@ -13,13 +13,16 @@ import yaml
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
+from dataflows import large_area_inference
 from dataflows.__main__ import main
+from dataflows._search import prepared_search
 from dataflows.discovery import plan_discovery, run_discovery
 from dataflows.discovery_config import load
 from store import lance_io
 from store.schemas import DETECTIONS
 from support import mini_region, search_region
 from support.run_process import RunProcess
+from utils.errors import AegirError
 from utils.geo import reproject
 from utils.search_blocks import PROBABILITY_NODATA, PROBABILITY_SCALE
 
@@ -106,6 +109,20 @@ def test_a_second_run_does_nothing_and_changes_nothing(settings, reference):
     assert rows(settings.parent / "store") == reference[1]
 
 
+def test_a_raster_another_run_made_of_fewer_parts_is_made_again(settings, tmp_path, reference):
+    search = prepared_search(load(settings))
+    first = run_discovery(load(settings))
+    late = search.parts.path(search.plan.blocks[5])
+    late.rename(tmp_path / "late.tif")
+    # newer than every part, as of a run that began to assemble before the last one was there
+    search.parts.assemble(first.raster)
+    (tmp_path / "late.tif").rename(late)
+    assert (raster(first.raster) == PROBABILITY_NODATA).any()
+    second = run_discovery(load(settings))
+    assert second.blocks_made == 0
+    assert (raster(second.raster) == reference[2]).all()
+
+
 def test_pixels_outside_the_area_of_interest_are_nodata(region, settings):
     inside = box(100, 20, 60, 45)
     found = run_discovery(load(changed(settings, aoi_bbox_lonlat=inside)))
@@ -183,10 +200,12 @@ REFUSED = {
     "an area without area": ({"aoi": "POLYGON EMPTY"}, "ConfigError"),
     "bands there are not": ({"model_options": {"bands": ["red", "nir"], "window_px": 128}}, "BandError"),
     "imagery far too coarse": ({"model_options": {"gsd_m": 0.05, "window_px": 128}}, "ModelError"),
+    "a model that gives no probabilities": ({"model_options": {"activation": "none", "window_px": 128}}, "ModelError"),
     "no model": ({"model": None}, "ConfigError"),
     "a rule there is not": ({"prune": {"near_rivers": {}}}, "UnknownNameError"),
     "a rule without its table": ({"prune": {"not_water": {}}}, "ConfigError"),
     "windows that overlap by more than half": ({"overlap_px": 65}, "ConfigError"),
+    "a store of its own": ({"store": "elsewhere"}, "ConfigError"),
     "a threshold above 1": ({"detections": {"threshold": 3}}, "ConfigError"),
 }
 
@@ -199,6 +218,29 @@ def test_what_cannot_be_searched_is_refused_before_work_starts(case, settings, c
     assert main([*command, "--config", str(settings)]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"{error}: ")
     assert not (settings.parent / "store").exists()
+
+
+NOT_OF_THE_MODEL = [
+    "outside the imagery",
+    "an area without area",
+    "bands there are not",
+    "imagery far too coarse",
+    "a rule there is not",
+    "windows that overlap by more than half",
+]
+
+
+@pytest.mark.parametrize("case", NOT_OF_THE_MODEL)
+def test_what_is_wrong_with_the_ground_is_said_before_the_model_is_loaded(case, settings, monkeypatch):
+    def loaded(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(large_area_inference, "scene_model", loaded)
+    changes, error = REFUSED[case]
+    with pytest.raises(AegirError) as refused:
+        run_discovery(load(changed(settings, **changes)))
+    assert type(refused.value).__name__ == error
+    assert not (settings.parent / "out").exists()
 
 
 def test_a_raster_without_crs_is_refused(region, tmp_path, capsys):

@@ -8,15 +8,14 @@ import json
 import logging
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from store._durable_files import whole_file
 from store.fingerprint import digest
 from store.places import is_remote
 from utils.errors import ConfigError
@@ -105,15 +104,10 @@ class FileIndex:
         rows = [(*key, *entry) for key, entry in sorted(kept.items())]
         columns = [pa.array([row[k] for row in rows], pa.string()) for k in range(len(_SCHEMA))]
         table = pa.Table.from_arrays(columns, schema=_SCHEMA)
-        part = self.place.with_name(f".{self.place.name}.{os.getpid()}.{uuid4().hex[:8]}")
         try:
-            self.place.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, part, compression="zstd")
-            # a reader sees the old index or the new one, never half of one
-            part.replace(self.place)
+            with whole_file(self.place) as part:
+                pq.write_table(table, part, compression="zstd")
         except OSError as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
             message = f"the imagery index {self.place} cannot be written ({error}); every start reads all rasters again"
             if self._required:
                 raise ConfigError(f"{message}: set `index` to a place that can be written, or to null") from error

@@ -1,5 +1,7 @@
 """Calibrations as files: what is written comes back, and what is none is refused by name."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from store.calibration_files import DEFAULT, calibration_at, calibration_version, write_calibration
@@ -21,6 +23,13 @@ def test_what_is_written_comes_back(tmp_path, calibration):
     assert calibration_at(str(place)) == calibration
     assert calibration_version(str(place)) == calibration.version
     assert [file.name for file in place.parent.iterdir()] == ["calibration.json"]
+
+
+def test_many_who_write_one_place_leave_one_whole_file(tmp_path, calibration):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: write_calibration(calibration, tmp_path / "calibration.json"), range(200)))
+    assert calibration_at(str(tmp_path / "calibration.json")) == calibration
+    assert [file.name for file in tmp_path.iterdir()] == ["calibration.json"]
 
 
 def test_no_place_is_no_calibration():

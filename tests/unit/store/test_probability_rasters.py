@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import rasterio
 from rasterio.shutil import copy
 
-from store.probability_rasters import ProbabilityParts
+from store.probability_rasters import ProbabilityParts, check_writable
 from utils.errors import GridError, RasterReadError, RasterWriteError
 from utils.search_blocks import PROBABILITY_NODATA, SearchBlock, search_blocks
 from utils.types import ChipGrid
@@ -175,6 +176,32 @@ def test_the_same_parts_give_the_same_bytes(tmp_path):
     for block in reversed(other.blocks.values()):
         other.write(block, pixels(block), ["scene b", "scene a"], SEEN, "plane")
     assert other.assemble(first).read_bytes() == second.read_bytes()
+
+
+def test_a_part_added_while_another_process_assembled_is_missed(tmp_path):
+    parts = written(tmp_path, without=("r00001-c00002",))
+    path = tmp_path / "a.tif"
+    assert not parts.is_assembled(path)
+    late, other = parts.blocks["r00001-c00002"], again(tmp_path)
+    parts.assemble(path)
+    assert parts.is_assembled(path)
+    assert other.is_assembled(path)
+    other.write(late, pixels(late), ["scene a"], SEEN, "plane")
+    # written after the assembly began, before it ended
+    os.utime(other.path(late), (path.stat().st_mtime - 10,) * 2)
+    assert not other.is_assembled(path)
+    assert not again(tmp_path, tags={**TAGS, "search_id": "s2"}).is_assembled(path)
+    other.assemble(path)
+    assert again(tmp_path).is_assembled(path)
+
+
+def test_many_who_try_a_folder_at_once_all_may_write(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: check_writable(tmp_path / "new"), range(400)))
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(RasterWriteError, match="set `out`"):
+        check_writable(tmp_path / "file")
 
 
 def test_nothing_done_is_a_raster_of_nodata(tmp_path):

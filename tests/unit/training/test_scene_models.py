@@ -11,7 +11,7 @@ from support.search_scenes import TinyNet
 from training.inputs import InputSpec, input_spec
 from training.litmodule import SegmentationModule
 from training.normalisation import ChannelStats
-from training.scene_models import SceneModel, checked_probabilities, scene_model
+from training.scene_models import SceneModel, checked_probabilities, pixels_of_model, scene_model
 from utils.errors import ConfigError, ModelError, WeightsError, WeightsNotFoundError
 from utils.indices import spectral_index
 from utils.types import ChipProfile
@@ -45,6 +45,21 @@ def test_a_checkpoint_knows_its_pixels(tmp_path):
     found = model.probabilities(RGB_IMAGES)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, wanted)
+
+
+PIXELS = {
+    "vhr checkpoint": input_spec(ChipProfile(gsd_m=0.25), "vhr"),
+    "msi checkpoint": input_spec(ChipProfile(), "msi", bands=["B04"], indices=["ndvi", "ndbi"], msi_window_px=16),
+    "class path": {"gsd_m": 0.5, "window_px": 64, "bands": ["blue", "red", "nir"], "arguments": {"channels": 3}},
+}
+
+
+@pytest.mark.parametrize("case", PIXELS)
+def test_pixels_are_known_before_the_model_is_loaded(case, tmp_path):
+    told = PIXELS[case]
+    given = (NET, told) if isinstance(told, dict) else (str(checkpoint(tmp_path, told)), None)
+    pixels, model = pixels_of_model(*given), scene_model(*given, device="cpu")
+    assert vars(pixels) == {name: getattr(model, name) for name in ("bands", "kind", "gsd_m", "window_px")}
 
 
 def test_a_multispectral_checkpoint_reads_the_bands_its_indices_need(tmp_path):
