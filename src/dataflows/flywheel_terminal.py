@@ -17,7 +17,7 @@ from dataflows.flywheel import CLOSING, EACH, FIRST, FlywheelSummary, run_flywhe
 from dataflows.flywheel_plot import ledger_picture
 from dataflows.terminal import print_rows, store_place
 from dataflows.write_back import WriteBackSummary, run_write_back
-from store.ducklake_write_back import adopt_files
+from store.ducklake_files import adopt_files
 from store.rounds import Round, read_rounds
 from utils.errors import ConfigError
 

@@ -18,7 +18,8 @@ from dataflows.work_shares import run_lease_id
 from store import lance_io, leases
 from store.catalogue_place import place_of, redacted
 from store.code_hash import stage_code
-from store.ducklake_write_back import LAKE_COLUMNS, ROWS, write_detections
+from store.ducklake_detections import LAKE_COLUMNS, ROWS
+from store.ducklake_write_back import write_detections
 from store.evidence import newest_search
 from store.leases import Holder
 from store.lineage import Run, table_versions

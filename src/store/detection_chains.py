@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from store import lance_io
 from store.chains import Moment, Reference, found_rows, run_row, scenes_of
-from store.ducklake_write_back import lake_row
+from store.ducklake_detections import lake_row
 from store.fingerprint import digest
 from store.promotion import candidate_name
 from store.schemas import EVIDENCE

@@ -14,6 +14,8 @@ import shapely
 
 from store import ducklake
 from store import ducklake_write_back as back
+from store.ducklake_detections import ROWS, lake_row
+from store.ducklake_files import adopt_files
 from support.postgres import new_database
 from utils.errors import CatalogBusyError, CatalogNotFoundError, LakeWriteError
 
@@ -36,7 +38,7 @@ def told(detection_id, place=0.0, *, verdict="accept", search="s1", age=0, **cha
 
 def written(catalog, rows, *, search="s1", run_id="run1", verdicts=("accept",), table=TABLE):
     return back.write_detections(
-        catalog, table, pa.Table.from_pylist(rows, schema=back.ROWS), search_id=search, store="here",
+        catalog, table, pa.Table.from_pylist(rows, schema=ROWS), search_id=search, store="here",
         verdicts=verdicts, run_id=run_id,
     )  # fmt: skip
 
@@ -118,11 +120,11 @@ def test_an_object_of_two_searches_has_one_row_in_force_whichever_is_written_fir
 def test_the_snapshot_says_who_wrote_and_a_row_says_which_snapshot(catalog):
     first = written(catalog, [told("a")])
     second = written(catalog, [told("a"), told("b", 5)], run_id="run2")
-    row = back.lake_row(catalog, TABLE, "a")
+    row = lake_row(catalog, TABLE, "a")
     assert (row["snapshot"], row["written_run_id"], row["scene_ids"]) == (first.snapshot_after, "run1", ["a", "b"])
-    assert back.lake_row(catalog, TABLE, "b")["snapshot"] == second.snapshot_after
-    assert back.lake_row(catalog, TABLE, "c") is None
-    assert back.lake_row(catalog, "other", "a") is None
+    assert lake_row(catalog, TABLE, "b")["snapshot"] == second.snapshot_after
+    assert lake_row(catalog, TABLE, "c") is None
+    assert lake_row(catalog, "other", "a") is None
     with ducklake.connect(catalog) as connection:
         [(extra,)] = connection.execute(
             "SELECT commit_extra_info FROM ducklake_snapshots('lake') WHERE snapshot_id = ?", [second.snapshot_after]
@@ -182,7 +184,7 @@ class TestRefusals:
         copy = str(place) if ":" not in catalog else f"sqlite:{place}"
         with pytest.raises(LakeWriteError, match="adopt-files"):
             written(copy, [told("a"), told("b", 5)])
-        assert back.adopt_files(copy) == tmp_path / "copy" / "files"
+        assert adopt_files(copy) == tmp_path / "copy" / "files"
         assert written(copy, [told("a"), told("b", 5)]).inserted == 1
         assert [row[0] for row in in_lake(copy)] == ["a", "b"]
         assert [row[0] for row in in_lake(catalog)] == ["a"]
@@ -236,5 +238,5 @@ def test_two_writers_at_once_double_nothing(server, tmp_path, request):
 def test_the_adopted_folder_must_be_there(catalog, tmp_path):
     shutil.rmtree(tmp_path / "lake" / "files", ignore_errors=True)
     with pytest.raises(LakeWriteError, match="no folder"):
-        back.adopt_files(catalog)
+        adopt_files(catalog)
     assert Path(tmp_path / "lake").exists()
