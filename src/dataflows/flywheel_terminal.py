@@ -192,5 +192,7 @@ def print_write_back(summary: WriteBackSummary) -> None:
     if summary.withdrawn:
         rows["withdrawn"] = f"{summary.withdrawn}, whose detection is gone or no longer judged"
     if summary.superseded:
-        rows["superseded"] = f"{summary.superseded}, whose object a newer search found again"
+        rows["superseded"] = (
+            f"{summary.superseded}, whose object a newer search found again; it rejected {summary.overruled}"
+        )
     print_rows(summary, rows)

@@ -31,6 +31,11 @@ from utils.failures import interrupted
 
 FLOW = "write-back"
 VERDICTS = ("accept", "review", "reject", "unverifiable")
+_CODE = (
+    "dataflows.write_back:judged_rows",
+    "dataflows.write_back:rejected_elsewhere",
+    "store.ducklake_write_back:write_detections",
+)
 _DETECTION = (
     "detection_id", "outline", "verdict", "confidence", "score", "area_m2", "acquired_at", "scene_ids", "match",
     "label_id", "reasons", "search_id", "model_id", "model", "run_id", "created_at", "validation_recipe",
@@ -63,7 +68,9 @@ class WriteBackSummary(FlowSummary):
     withdrawn: int = 0
     """Rows, of those updated, whose detection is gone or no longer judged."""
     superseded: int = 0
-    """Rows, of those inserted or updated, whose object a newer search has found again."""
+    """Rows, of those inserted or updated, whose object a newer search has found again, and accepted or rejected."""
+    overruled: int = 0
+    """Rows, of those superseded, whose object the newer search rejected."""
     snapshot_before: int | None = None
     """Newest snapshot before."""
     snapshot: int | None = None
@@ -113,7 +120,7 @@ def run_write_back(
         receipt = write_detections(
             catalog,
             config.write_back_table,
-            rows,
+            pa.concat_tables([rows, rejected_elsewhere(store, search)]),
             search_id=search,
             store=_place(store),
             verdicts=tuple(verdicts),
@@ -127,7 +134,7 @@ def run_write_back(
         with suppress(AegirError):
             leases.release(store, holder)
     summary.snapshot_before, summary.snapshot = receipt.snapshot_before, receipt.snapshot_after
-    for name in ("inserted", "updated", "unchanged", "withdrawn", "superseded"):
+    for name in ("inserted", "updated", "unchanged", "withdrawn", "superseded", "overruled"):
         setattr(summary, name, getattr(receipt, name))
     summary.status, summary.seconds = "done", time.monotonic() - start
     run.settle(store, summary.status, summary.counts())
@@ -146,9 +153,23 @@ def judged_rows(store: str, search_id: str) -> tuple[pa.Table, int]:
     if not len(judged) and (len(found) or not _was_run(store, search_id)):
         why = f"none of its {len(found)} detections was judged" if len(found) else "nothing is known of it"
         raise SearchError(f"search {search_id}: {why}; run `python -m dataflows discover`, then `validate`")
+    return _rows(store, judged), len(found)
+
+
+def rejected_elsewhere(store: str, search_id: str) -> pa.Table:
+    """Rejected detections of the store's other searches as the lake takes them (``ROWS``), by id.
+
+    They are what takes accepted rows out of force: those of a newer search that found the object again, and those
+    whose own row is accepted in the lake from before.
+    """
+    where = f"search_id <> {literal(search_id)} AND verdict = 'reject'"
+    return _rows(store, lance_io.scan(store, "detections", list(_DETECTION), where).sort_by("detection_id"))
+
+
+def _rows(store: str, judged: pa.Table) -> pa.Table:
     evidence = _evidence(store, judged)
     rows = [_row(row, evidence.get(row["detection_id"], {}), _place(store)) for row in judged.to_pylist()]
-    return pa.Table.from_pylist(rows, schema=ROWS), len(found)
+    return pa.Table.from_pylist(rows, schema=ROWS)
 
 
 def _row(detection: Mapping[str, Any], evidence: Mapping[str, Any], store: str) -> dict[str, Any]:
@@ -217,7 +238,7 @@ def _described(config: DiscoveryConfig, catalog: str, search_id: str, verdicts: 
         build_config=config.build.build_config,
         config=asdict(config),
         recipes={},
-        code={FLOW: stage_code(["dataflows.write_back:judged_rows", "store.ducklake_write_back:write_detections"])},
+        code={FLOW: stage_code(list(_CODE))},
         inputs={
             "catalog": _lake_place(catalog),
             "table": config.write_back_table,

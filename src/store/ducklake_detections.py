@@ -71,21 +71,29 @@ LAKE_COLUMNS: dict[str, str] = {
 def lake_row(catalog: str | Path, table: str, detection_id: str) -> dict[str, Any] | None:
     """The lake's row of a detection at the newest snapshot; None where it has none.
 
-    ``snapshot`` in it is the snapshot that wrote the row as it is. The geometry is left out.
+    ``snapshot`` in it is the snapshot that wrote the row as it is, ``superseding_verdict`` the verdict of the detection
+    in ``superseded_by``. The geometry is left out.
 
     Raises:
         CatalogNotFoundError: there is no catalogue.
+        LabelTableError: the table has not the columns of detections.
     """
     with ducklake.connect(catalog) as connection:
         try:
             newest = ducklake.latest_snapshot(connection)
-            ducklake.table_columns(connection, table, newest)
+            known = ducklake.table_columns(connection, table, newest)
         except LabelTableError:
             return None
-        columns = ", ".join(f'"{name}"' for name in LAKE_COLUMNS if name != "geometry")
+        if missing := LAKE_COLUMNS.keys() - known.keys():
+            raise LabelTableError(
+                f"the lake's table {table} has other columns than detections: no {', '.join(sorted(missing))}"
+            )
+        place = f"{LAKE}.{quoted(table)}"
+        columns = ", ".join(f't."{name}"' for name in LAKE_COLUMNS if name != "geometry")
         found = ducklake.query(
             connection,
-            f"SELECT {columns}, snapshot_id AS snapshot FROM {LAKE}.{quoted(table)} WHERE detection_id = ?",
+            f"SELECT {columns}, n.verdict AS superseding_verdict, t.snapshot_id AS snapshot "
+            f"FROM {place} AS t LEFT JOIN {place} AS n ON n.detection_id = t.superseded_by WHERE t.detection_id = ?",
             [detection_id],
         ).to_pylist()
     return found[0] if found else None

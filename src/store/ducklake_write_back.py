@@ -36,7 +36,9 @@ class WriteBackReceipt:
     withdrawn: int
     """Of those updated, rows whose detection is gone or no longer judged."""
     superseded: int
-    """Of those inserted or updated, rows that a newer search has found again."""
+    """Of those inserted or updated, rows whose object a newer search has found again, and accepted or rejected."""
+    overruled: int
+    """Of those superseded, rows whose object the newer search rejected."""
 
 
 class _LostRaceError(LakeWriteError):
@@ -59,14 +61,17 @@ def write_detections(
 
     A detection whose verdict is one of ``verdicts`` is inserted; one that stands there already is updated whatever its
     verdict; a row of this search and store whose detection is not among ``rows`` gets the verdict ``withdrawn``. No row
-    is deleted. Where a newer search found an object again, the older row names it in ``superseded_by``: one object has
-    one row with ``verdict = 'accept' AND superseded_by IS NULL``. All is one transaction: it makes one snapshot, or
-    none where nothing changed. Writers at one table wait for each other, and none doubles a row.
+    is deleted. Where a newer search found an object again, the older row names it in ``superseded_by``, whether that
+    search's detection was accepted or rejected (a rejected one is inserted for it): one object has at most one row with
+    ``verdict = 'accept' AND superseded_by IS NULL``, and none where its newest judgement is a rejection. All is one
+    transaction: it makes one snapshot, or none where nothing changed. Writers at one table wait for each other, and
+    none doubles a row.
 
     Args:
         catalog: the DuckLake catalogue.
         table: its table, made where there is none; ``schema.name`` names one of another schema.
-        rows: all judged detections of the search, schema :data:`store.ducklake_detections.ROWS`.
+        rows: all judged detections of the search, and all rejected ones of the store's other searches, schema
+            :data:`store.ducklake_detections.ROWS`.
         search_id: the search.
         store: LanceDB store that holds it.
         verdicts: verdicts that bring a detection into the lake.

@@ -7,7 +7,8 @@ TOLD = "told"
 """Name the judged detections are registered under, schema :data:`store.ducklake_detections.ROWS`."""
 
 SAME_OBJECT = 0.5
-"""Detections of two searches are one object where they share this much of the smaller one's area."""
+"""Detections of two searches are one object where they share this much of the smaller one's area. For a rejection it
+is the larger one's: a rejected part says nothing of the whole, and a rejected heap nothing of what stands in it."""
 
 _WHO = ("written_run_id", "written_at")
 _MERGED = [name for name in LAKE_COLUMNS if name not in _WHO]
@@ -18,7 +19,7 @@ def staging(table: str, *, search_id: str, store: str, verdicts: tuple[str, ...]
 
     Args:
         table: the lake's table, quoted.
-        search_id: search whose detections are told.
+        search_id: search whose detections are told, beside rejected ones of others.
         store: LanceDB store that holds it.
         verdicts: verdicts that bring a detection into the lake.
     """
@@ -28,21 +29,32 @@ def staging(table: str, *, search_id: str, store: str, verdicts: tuple[str, ...]
         f"SELECT {_listed('gone', verdict=literal(WITHDRAWN))} FROM gone",
         f"SELECT {_listed('around')} FROM around",
     ]
+    own, there = f"search_id = {literal(search_id)}", f"store = {literal(store)}"
+    brought = f"({own} AND verdict IN ({literals(verdicts)}))"
+    held = f"detection_id IN (SELECT detection_id FROM {table} WHERE {own} OR {there})"
     return [
+        _temporary("judgements", f"SELECT {told}, ST_GeomFromWKB(geometry) AS geometry FROM {TOLD}"),
+        _temporary(
+            "standing",
+            f"SELECT {_FINDING} FROM {table} WHERE verdict = 'accept' "
+            "AND detection_id NOT IN (SELECT detection_id FROM judgements) "
+            f"UNION ALL SELECT {_FINDING} FROM judgements WHERE verdict = 'accept' AND ({brought} OR {held})",
+        ),
+        _temporary("rejected", f"SELECT {_FINDING} FROM judgements WHERE verdict = 'reject'"),
+        _temporary("contested", _pairs("standing", "rejected")),
         _temporary(
             "judged",
-            f"SELECT {told}, ST_GeomFromWKB(geometry) AS geometry FROM {TOLD} "
-            f"WHERE verdict IN ({literals(verdicts)}) OR detection_id IN (SELECT detection_id FROM {table})",
+            f"SELECT * FROM judgements WHERE {brought} OR {held} "
+            f"OR detection_id IN (SELECT newer FROM contested WHERE {_FOUND_AGAIN})",
         ),
         _temporary(
             "gone",
-            f"SELECT * FROM {table} WHERE search_id = {literal(search_id)} AND store = {literal(store)} "
-            "AND detection_id NOT IN (SELECT detection_id FROM judged)",
+            f"SELECT * FROM {table} WHERE {own} AND {there} AND detection_id NOT IN (SELECT detection_id FROM judged)",
         ),
         # older and newer rows of other searches that share ground with this one's
         _temporary(
             "around",
-            f"SELECT t.* FROM {table} AS t WHERE t.search_id <> {literal(search_id)} "
+            f"SELECT t.* FROM {table} AS t WHERE NOT t.{own} AND detection_id NOT IN (SELECT detection_id FROM judged) "
             "AND EXISTS (SELECT 1 FROM (SELECT geometry FROM judged UNION ALL SELECT geometry FROM gone) AS j "
             "WHERE ST_Intersects(t.geometry, j.geometry))",
         ),
@@ -53,10 +65,10 @@ def staging(table: str, *, search_id: str, store: str, verdicts: tuple[str, ...]
             "WHERE detection_id NOT IN (SELECT detection_id FROM shared) "
             "AND EXISTS (SELECT 1 FROM around WHERE ST_Intersects(t.geometry, around.geometry))",
         ),
-        _temporary("pairs", _PAIRS),
+        _temporary("pairs", _pairs("shared", "others")),
         _temporary(
             "staged",
-            "SELECT s.*, n.newer AS superseded_by "
+            "SELECT s.*, n.newer AS superseded_by, n.newer_verdict "
             f"FROM shared AS s LEFT JOIN ({_NEWER}) AS n ON s.detection_id = n.older",
         ),
     ]
@@ -72,7 +84,9 @@ def counting(table: str, *, search_id: str) -> str:
         "AS unchanged, "
         f"count(*) FILTER (({_DIFFERS}) AND s.verdict = '{WITHDRAWN}') AS withdrawn, "
         "count(*) FILTER (s.superseded_by IS NOT NULL AND t.superseded_by IS DISTINCT FROM s.superseded_by) "
-        "AS superseded "
+        "AS superseded, "
+        "count(*) FILTER (t.superseded_by IS DISTINCT FROM s.superseded_by AND s.newer_verdict = 'reject') "
+        "AS overruled "
         f"FROM staged AS s LEFT JOIN {table} AS t ON t.detection_id = s.detection_id"
     )
 
@@ -107,17 +121,24 @@ def _different(name: str) -> str:
 
 _DIFFERS = " OR ".join(_different(name) for name in _MERGED if name != "detection_id")
 
-# DuckDB joins by an index of the geometries only where ST_Intersects is the join's one condition
-_PAIRS = """
-SELECT o.detection_id AS older, o.search_id AS older_search, o.found_at AS older_at, o.geometry AS older_geometry,
-    n.detection_id AS newer, n.search_id AS newer_search, n.found_at AS newer_at, n.geometry AS newer_geometry,
-    n.verdict
-FROM shared AS o JOIN others AS n ON ST_Intersects(o.geometry, n.geometry)
+_FINDING = "detection_id, search_id, found_at, geometry, verdict"
+_FOUND_AGAIN = f"""
+newer_search <> older_search AND newer_at > older_at AND verdict IN ('accept', 'reject')
+AND ST_Area(ST_Intersection(ST_MakeValid(older_geometry), ST_MakeValid(newer_geometry))) >= {SAME_OBJECT} * CASE verdict
+    WHEN 'accept' THEN least(ST_Area(older_geometry), ST_Area(newer_geometry))
+    ELSE greatest(ST_Area(older_geometry), ST_Area(newer_geometry)) END
 """
 _NEWER = f"""
-SELECT older, max_by(newer, (newer_at, newer)) AS newer FROM pairs
-WHERE verdict = 'accept' AND newer_search <> older_search AND newer_at > older_at
-AND ST_Area(ST_Intersection(ST_MakeValid(older_geometry), ST_MakeValid(newer_geometry)))
-    >= {SAME_OBJECT} * least(ST_Area(older_geometry), ST_Area(newer_geometry))
-GROUP BY older
+SELECT older, max_by(newer, (newer_at, newer)) AS newer, max_by(verdict, (newer_at, newer)) AS newer_verdict
+FROM pairs WHERE {_FOUND_AGAIN} GROUP BY older
 """
+
+
+def _pairs(older: str, newer: str) -> str:
+    # DuckDB joins by an index of the geometries only where ST_Intersects is the join's one condition
+    return (
+        "SELECT o.detection_id AS older, o.search_id AS older_search, o.found_at AS older_at, "
+        "o.geometry AS older_geometry, n.detection_id AS newer, n.search_id AS newer_search, n.found_at AS newer_at, "
+        f"n.geometry AS newer_geometry, n.verdict FROM {older} AS o JOIN {newer} AS n "
+        "ON ST_Intersects(o.geometry, n.geometry)"
+    )

@@ -118,6 +118,43 @@ def test_a_newer_search_has_the_object_in_force(region):
     }
 
 
+def test_a_newer_rejection_and_a_second_judgement_leave_nothing_in_force(region):
+    old, other = detection("a", 9.81, 47.85), detection("b", 9.82, 47.85)
+    stored(region.store, [old, other])
+    region.write()
+    newer = detection("a", 9.81001, 47.85, search="search-2", hours=1, verdict="reject")
+    # b is judged again, in its own search
+    stored(region.store, [newer, other | {"verdict": "reject"}])
+    told = region.write()
+    assert (told["search_id"], told["inserted"], told["updated"], told["overruled"]) == ("search-2", 1, 2, 1)
+    assert region.lake("detection_id, verdict, superseded_by") == sorted(
+        [
+            (detection_id("a"), "accept", detection_id("a", "search-2")),
+            (detection_id("a", "search-2"), "reject", None),
+            (detection_id("b"), "reject", None),
+        ]
+    )
+    assert region.write()["snapshot"] == told["snapshot"] == region.snapshot()
+    region.write("--search", "search-1")
+    assert region.snapshot() == told["snapshot"]
+    text = region.main("explain", detection_id("a"), "--store", region.store)
+    assert f"accept, found again as {detection_id('a', 'search-2')} (reject)" in text
+
+
+def test_explain_of_a_write_back_that_was_refused_and_of_a_row_another_search_brought(region):
+    stored(region.store, [detection("a", 9.81, 47.85, search="search-2", hours=1, verdict="reject")])
+    with ducklake.connect(region.catalog) as connection:
+        [table] = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name='lake'").fetchone()
+    rejected = detection_id("a", "search-2")
+    region.main("write-back", "--config", region.file, "--set", f"write_back_table={table}", code=EXIT_REFUSED)
+    assert "not written back" in region.main("explain", rejected, "--store", region.store)
+    stored(region.store, [detection("a", 9.81, 47.85)])
+    region.write("--search", "search-1")
+    text = region.main("explain", rejected, "--store", region.store)
+    assert f"table {TABLE} of" in text
+    assert "not written back" not in text
+
+
 def test_what_is_not_judged_is_told_and_not_written(region):
     stored(region.store, [detection("a", 9.81, 47.85), detection("b", 9.82, 47.85, verdict=None)])
     told = region.write(code=3)
