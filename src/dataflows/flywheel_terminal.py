@@ -182,11 +182,13 @@ def run_write_back_command(arguments: argparse.Namespace, changes: dict[str, Any
 
 def print_write_back(summary: WriteBackSummary) -> None:
     """Show what a write-back did."""
-    changed = summary.snapshot != summary.snapshot_before
+    snapshot = f"{summary.snapshot}" + ("" if summary.snapshot != summary.snapshot_before else ": nothing had changed")
+    if summary.snapshot is None:
+        snapshot = "unknown; a second call finds what is left to write"
     rows = {
         "search": f"{summary.search_id}, {summary.judged} of {summary.detections} detections judged",
         "lake": f"table {summary.table} of {summary.catalog}",
-        "snapshot": f"{summary.snapshot}" + ("" if changed else ": nothing had changed"),
+        "snapshot": snapshot,
         "rows": f"{summary.inserted} inserted, {summary.updated} updated, {summary.unchanged} unchanged",
     }
     if summary.withdrawn:

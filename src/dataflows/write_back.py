@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,21 @@ import pyarrow.compute as pc
 import shapely
 
 from dataflows.discovery_config import DiscoveryConfig
+from dataflows.guarded_run import guarded
 from dataflows.run_summary import FlowSummary
 from dataflows.work_shares import run_lease_id
 from store import lance_io, leases
 from store.catalogue_place import place_of, redacted
 from store.code_hash import stage_code
 from store.ducklake_detections import LAKE_COLUMNS, ROWS
-from store.ducklake_write_back import write_detections
+from store.ducklake_write_back import WriteBackReceipt, write_detections
 from store.evidence import newest_search
 from store.leases import Holder
 from store.lineage import Run, table_versions
 from store.mask_runs import mark_killed
 from store.places import is_remote
 from store.sql import literal
-from utils.errors import AegirError, ConfigError, SearchError
-from utils.failures import interrupted
+from utils.errors import ConfigError, SearchError
 
 FLOW = "write-back"
 VERDICTS = ("accept", "review", "reject", "unverifiable")
@@ -113,10 +112,11 @@ def run_write_back(
         judged=len(rows),
     )
     mark_killed(store, FLOW, run_lease_id)
-    run.record(store, "running")
     holder = Holder(run_id=run.run_id, lease_s=config.build.lease_s)
     leases.claim(store, holder, [run_lease_id(run.run_id)])
-    try:
+    run.record(store, "running")
+
+    def write() -> None:
         receipt = write_detections(
             catalog,
             config.write_back_table,
@@ -126,19 +126,19 @@ def run_write_back(
             verdicts=tuple(verdicts),
             run_id=run.run_id,
         )
-    except BaseException as error:
-        summary.status = "interrupted" if interrupted(error) else "failed"
-        run.settle(store, summary.status, summary.counts())
-        raise
-    finally:
-        with suppress(AegirError):
-            leases.release(store, holder)
+        _take(summary, receipt)
+
+    guarded(config.build, run, holder, summary, work=write)
+    summary.seconds = time.monotonic() - start
+    run.settle(store, summary.status, summary.counts())
+    return summary
+
+
+def _take(summary: WriteBackSummary, receipt: WriteBackReceipt) -> None:
     summary.snapshot_before, summary.snapshot = receipt.snapshot_before, receipt.snapshot_after
     for name in ("inserted", "updated", "unchanged", "withdrawn", "superseded", "overruled"):
         setattr(summary, name, getattr(receipt, name))
-    summary.status, summary.seconds = "done", time.monotonic() - start
-    run.settle(store, summary.status, summary.counts())
-    return summary
+    summary.status = "done"
 
 
 def judged_rows(store: str, search_id: str) -> tuple[pa.Table, int]:

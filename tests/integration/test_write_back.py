@@ -13,7 +13,7 @@ import shapely
 import torch
 import yaml
 
-from dataflows import drivers
+from dataflows import drivers, write_back
 from dataflows.__main__ import EXIT_REFUSED, main
 from dataflows.discovery_config import load
 from dataflows.write_back import run_write_back
@@ -22,7 +22,7 @@ from store.detection_chains import training_rows
 from store.lineage import Run
 from support import judged_search, mini_region
 from support.judged_search import detection, detection_id, finding, stored
-from utils.errors import ConfigError, LakeWriteError, SearchError
+from utils.errors import ConfigError, LakeWriteError, SearchError, StoreNotWritableError
 
 TABLE = "pv_detections"
 
@@ -205,6 +205,43 @@ class TestRefusals:
         assert refused.startswith(LakeWriteError.__name__)
         [status] = lance_io.scan(region.store, "runs", ["status"])["status"].to_pylist()
         assert status == "failed"
+
+
+class TestEnds:
+    """How a write-back that does not end well is told."""
+
+    @pytest.fixture
+    def failing(self, region, monkeypatch):
+        stored(region.store, [detection("a", 9.81, 47.85)])
+
+        def fails(error):
+            def write(*_, **__):
+                raise error
+
+            monkeypatch.setattr(write_back, "write_detections", write)
+            return region
+
+        return fails
+
+    def test_an_interrupt(self, failing):
+        region = failing(KeyboardInterrupt())
+        summary = run_write_back(region.config)
+        assert (summary.status, summary.exit_code) == ("interrupted", 130)
+        assert lance_io.scan(region.store, "runs", ["status"])["status"].to_pylist() == ["interrupted"]
+        assert "unknown" in region.main("write-back", "--config", region.file, code=130)
+
+    def test_a_failure_that_cannot_be_recorded(self, failing, monkeypatch):
+        region = failing(LakeWriteError("the disk is full"))
+        record = Run.record
+
+        def full(run, uri, status, *counts):
+            if status != "running":
+                raise StoreNotWritableError("the disk is full here too")
+            record(run, uri, status, *counts)
+
+        monkeypatch.setattr(Run, "record", full)
+        with pytest.raises(LakeWriteError, match="the disk is full"):
+            run_write_back(region.config)
 
 
 @pytest.mark.parametrize("when", ["after", pytest.param("before", marks=pytest.mark.slow)])
