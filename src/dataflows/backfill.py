@@ -6,7 +6,6 @@ would say to ``candidates``, and chips the store lacks to ``training_data`` with
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,13 +21,14 @@ from dataflows.backfill_summary import BackfillSummary
 from dataflows.config import BuildConfig
 from dataflows.discovery_config import DiscoveryConfig
 from dataflows.generation_loop import recorded_with_number
-from dataflows.lance_writer import Provenance
-from dataflows.memory import most_chips, raster_cache_bytes, settled_heap, waiting_bytes
+from dataflows.guarded_run import guarded
+from dataflows.mask_run import count_outcome, mask_buffer, mask_provenance
+from dataflows.memory import most_chips, raster_cache_bytes, settled_heap
 from dataflows.outcome_loop import retry_policy
-from dataflows.partition_task import PartitionOutcome, partition_tasks, run_partition
+from dataflows.partition_task import partition_tasks, run_partition
 from dataflows.stage_recipes import StageRecipes
-from dataflows.work_shares import kept_up, run_lease_id
-from store import generations, lance_io, leases, rasters
+from dataflows.work_shares import run_lease_id
+from store import generations, lance_io, rasters
 from store.column_rewrites import files_of, gained
 from store.commit_buffer import CommitBuffer
 from store.fingerprint import digest
@@ -37,8 +37,6 @@ from store.leases import Holder
 from store.lineage import Run, stage_code, table_versions
 from store.mask_runs import claimed_numbers, dataset_keys, mark_killed
 from store.schemas import SCHEMA_VERSION
-from utils.errors import AegirError, StoreError
-from utils.failures import interrupted
 from utils.types import LoadableBackend
 
 FLOW = "backfill"
@@ -138,47 +136,28 @@ class _Work:
 
     def run_all(self) -> None:
         """Make what is pending; an interrupt leaves what is done committed."""
-        buffer = self.buffer()
+        buffer = mask_buffer(self.build, self.run, self.plan.planned_at)
         buffer.fail(self.plan.failures)
-        try:
-            with kept_up(self.alive, self.build.lease_s):
-                self.loop(buffer)
-                self.finish(buffer)
-        except BaseException as error:
-            if not interrupted(error):
-                # what cannot be stored ends the run; the record of it may fail for the same reason
-                with suppress(AegirError):
-                    self.run.record(self.build.store, "failed", self.summary.counts())
-                raise
-            self.summary.status = "interrupted"
-            # what cannot be committed any more is made again by the next run
-            with suppress(AegirError):
-                self.finish(buffer)
-        finally:
-            with suppress(AegirError):
-                leases.release(self.build.store, self.holder)
-
-    def buffer(self) -> CommitBuffer:
-        return CommitBuffer(
-            self.build.store,
-            self.build.profile,
-            run_id=self.run.run_id,
-            build_config=self.build.build_config,
-            commit_every=self.build.commit_every,
-            most_bytes=waiting_bytes(self.build),
-            planned_at=self.plan.planned_at,
+        guarded(
+            self.build,
+            self.run,
+            self.holder,
+            self.summary,
+            work=lambda: self.loop(buffer),
+            finish=lambda: self.finish(buffer),
         )
 
     @settled_heap()
     def loop(self, buffer: CommitBuffer) -> None:
-        policy, provenance = retry_policy(self.build), self.provenance()
+        policy = retry_policy(self.build)
+        provenance = mask_provenance(self.build, self.run, self.plan.generation)
         told = {"chip_ground": dict(self.plan.ground)}
         for partition in self.plan.partitions:
             for task in partition_tasks(self.plan, partition, most_chips=most_chips(self.build, workers=1)):
                 outcome = run_partition(
                     self.driver, self.plan.made_once, task, provenance, policy, output=OUTPUT, told=told
                 )
-                _take(self.summary, outcome)
+                count_outcome(self.summary, outcome)
                 buffer.take(outcome.rows)
                 if buffer.full:
                     policy.call(buffer.flush)
@@ -191,23 +170,6 @@ class _Work:
         for name in _INDEXED:
             if lance_io.table_exists(self.build.store, name):
                 lance_io.refresh_indexes(self.build.store, name)
-
-    def provenance(self) -> Provenance:
-        return Provenance(
-            run_id=self.run.run_id,
-            build_config=self.build.build_config,
-            recipes=dict(self.run.recipes),
-            mask_backend=self.build.mask_backend,
-            label_catalog=self.build.catalog,
-            label_snapshot=None,
-            margin_share=self.build.margin_share,
-            generation=self.plan.generation,
-        )
-
-    def alive(self) -> None:
-        """Say that the run lives."""
-        with suppress(StoreError):
-            leases.claim(self.build.store, self.holder, [run_lease_id(self.run.run_id)])
 
 
 def _recipes(build: BuildConfig, settings: BackfillSettings, found: pa.Table) -> StageRecipes:
@@ -261,16 +223,6 @@ def _planned(summary: BackfillSummary, plan: BackfillPlan, run: Run) -> None:
     summary.chips, summary.chips_pending = len(plan.chips), len(plan.pending)
     summary.partitions, summary.held_out = len(plan.partitions), plan.held_out
     summary.inputs_failed = len(plan.failures)
-
-
-def _take(summary: BackfillSummary, outcome: PartitionOutcome) -> None:
-    made = outcome.counts.get("chips", 0)
-    summary.retried += outcome.retried
-    summary.chips_made += made
-    summary.chips_failed += outcome.chips - made if outcome.failed else outcome.counts["failed"]
-    summary.partitions_failed += outcome.failed
-    for verdict in summary.masks:
-        summary.masks[verdict] += outcome.counts.get(verdict, 0)
 
 
 def _measured(summary: BackfillSummary) -> BackfillSummary:

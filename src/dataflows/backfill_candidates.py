@@ -18,12 +18,12 @@ from dataflows.backfill_ground import LABEL_TABLE, ChipGround
 from dataflows.lance_writer import Provenance, sample_table
 from dataflows.sam_mask_factory import JudgedMask
 from dataflows.spectral_indices import index_statistics
+from dataflows.training_sample_builder import msi_masks
 from store import lance_io
 from store.backfill_schemas import CANDIDATES, mask_columns
 from store.partition_rows import PartitionRows
 from store.schemas import PROMPTS, training_data
 from store.sql import literals
-from utils.area import area_fractions
 from utils.failures import Failure
 from utils.geo import CHIP_NAMESPACE, reproject
 from utils.indices import INDICES
@@ -139,11 +139,8 @@ def candidate_msi_masks(
     msi_chips: dict[str, RasterChip],
 ) -> dict[str, NDArray[np.uint8]]:
     """PV area fraction per multispectral pixel, uint8 (rows, columns): 0-254 is 0-100 %, 255 unknown."""
-    return {
-        uuid: area_fractions(candidate_masks[uuid], vhr_cores[uuid].grid, chip.grid)
-        for uuid, chip in msi_chips.items()
-        if uuid in candidate_masks
-    }
+    found: dict[str, NDArray[np.uint8]] = msi_masks(candidate_masks, vhr_cores, msi_chips)
+    return found
 
 
 @tag(stage="backfill")

@@ -67,9 +67,9 @@ def lake_lines(lake: Mapping[str, Any]) -> list[str]:
         return [*lines, f"snapshot unknown: {lake['unknown']}"]
     if lake["row"] is None:
         return [*lines, "it has no row there"]
-    superseded = lake["row"]["superseded_by"]
-    again = f", found again as {superseded}" if superseded else ""
-    return [*lines, f"snapshot {lake['snapshot']}: {lake['row']['verdict']}{again}, by run {lake['written_run_id']}"]
+    row = lake["row"]
+    again = f", found again as {row['superseded_by']} ({row['superseding_verdict']})" if row["superseded_by"] else ""
+    return [*lines, f"snapshot {lake['snapshot']}: {row['verdict']}{again}, by run {lake['written_run_id']}"]
 
 
 def model_lines(model: Mapping[str, Any]) -> list[str]:

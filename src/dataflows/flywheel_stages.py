@@ -238,6 +238,8 @@ def write_back(context: StageContext) -> StageReceipt:
     if context.config.build.catalog is None:
         return StageReceipt(values={"snapshot": None})
     summary = run_write_back(context.config, search_id=context.left["discover"]["search_id"])
+    if summary.status == "interrupted":
+        raise KeyboardInterrupt
     return StageReceipt(
         values={"run_id": summary.run_id, "snapshot": summary.snapshot},
         counts={"lake_inserted": summary.inserted, "lake_updated": summary.updated},

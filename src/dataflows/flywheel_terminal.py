@@ -17,7 +17,7 @@ from dataflows.flywheel import CLOSING, EACH, FIRST, FlywheelSummary, run_flywhe
 from dataflows.flywheel_plot import ledger_picture
 from dataflows.terminal import print_rows, store_place
 from dataflows.write_back import WriteBackSummary, run_write_back
-from store.ducklake_write_back import adopt_files
+from store.ducklake_files import adopt_files
 from store.rounds import Round, read_rounds
 from utils.errors import ConfigError
 
@@ -182,15 +182,19 @@ def run_write_back_command(arguments: argparse.Namespace, changes: dict[str, Any
 
 def print_write_back(summary: WriteBackSummary) -> None:
     """Show what a write-back did."""
-    changed = summary.snapshot != summary.snapshot_before
+    snapshot = f"{summary.snapshot}" + ("" if summary.snapshot != summary.snapshot_before else ": nothing had changed")
+    if summary.snapshot is None:
+        snapshot = "unknown; a second call finds what is left to write"
     rows = {
         "search": f"{summary.search_id}, {summary.judged} of {summary.detections} detections judged",
         "lake": f"table {summary.table} of {summary.catalog}",
-        "snapshot": f"{summary.snapshot}" + ("" if changed else ": nothing had changed"),
+        "snapshot": snapshot,
         "rows": f"{summary.inserted} inserted, {summary.updated} updated, {summary.unchanged} unchanged",
     }
     if summary.withdrawn:
         rows["withdrawn"] = f"{summary.withdrawn}, whose detection is gone or no longer judged"
     if summary.superseded:
-        rows["superseded"] = f"{summary.superseded}, whose object a newer search found again"
+        rows["superseded"] = (
+            f"{summary.superseded}, whose object a newer search found again; it rejected {summary.overruled}"
+        )
     print_rows(summary, rows)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,21 +12,21 @@ from hamilton.driver import Driver
 from dataflows.build_plan import MADE_ONCE
 from dataflows.config import BuildConfig
 from dataflows.generation_plan import GenerationPlan, plan_generation
-from dataflows.lance_writer import Provenance
-from dataflows.memory import most_chips, raster_cache_bytes, settled_heap, waiting_bytes
+from dataflows.guarded_run import guarded
+from dataflows.mask_run import count_outcome, mask_buffer, mask_provenance
+from dataflows.memory import most_chips, raster_cache_bytes, settled_heap
 from dataflows.outcome_loop import retry_policy
-from dataflows.partition_task import PartitionOutcome, PartitionTask, partition_tasks, run_partition
+from dataflows.partition_task import PartitionTask, partition_tasks, run_partition
 from dataflows.run_summary import GenerationSummary
 from dataflows.stage_recipes import StageRecipes
-from dataflows.work_shares import kept_up, run_lease_id
+from dataflows.work_shares import run_lease_id
 from store import generations, lance_io, leases, rasters
 from store.commit_buffer import CommitBuffer
 from store.leases import Holder
 from store.lineage import Run, table_versions
 from store.mask_runs import claimed_numbers, dataset_keys, mark_killed
 from store.schemas import SCHEMA_VERSION
-from utils.errors import AegirError, StoreConflictError, StoreError
-from utils.failures import interrupted
+from utils.errors import StoreConflictError
 from utils.types import LoadableBackend
 
 FLOW = "masks"
@@ -126,17 +125,6 @@ class _Work:
     summary: GenerationSummary
     report: Progress
 
-    def buffer(self) -> CommitBuffer:
-        return CommitBuffer(
-            self.config.store,
-            self.config.profile,
-            run_id=self.run.run_id,
-            build_config=self.config.build_config,
-            commit_every=self.config.commit_every,
-            most_bytes=waiting_bytes(self.config),
-            planned_at=self.plan.planned_at,
-        )
-
     def tasks(self) -> Iterator[PartitionTask]:
         """Tasks of all partitions, without chips that another run answered since the plan."""
         most = most_chips(self.config, workers=1)
@@ -158,55 +146,32 @@ class _Work:
         )
         return task.only(set(asked["uuid"].to_pylist()))
 
-    def alive(self) -> None:
-        """Say that the run lives."""
-        with suppress(StoreError):
-            leases.claim(self.config.store, self.holder, [run_lease_id(self.run.run_id)])
-
 
 def _run(work: _Work) -> None:
-    summary, buffer = work.summary, work.buffer()
+    buffer = mask_buffer(work.config, work.run, work.plan.planned_at)
     buffer.fail(work.plan.failures)
-    try:
-        with kept_up(work.alive, work.config.lease_s):
-            _loop(work, buffer)
-            _finish(work, buffer)
-    except BaseException as error:
-        if not interrupted(error):
-            # what cannot be stored ends the run; the record of it may fail for the same reason
-            with suppress(AegirError):
-                work.run.record(work.config.store, "failed", summary.counts())
-            raise
-        summary.status = "interrupted"
-        # what cannot be committed any more is made again by the next run
-        with suppress(AegirError):
-            _finish(work, buffer)
-    finally:
-        with suppress(AegirError):
-            leases.release(work.config.store, work.holder)
+    guarded(
+        work.config,
+        work.run,
+        work.holder,
+        work.summary,
+        work=lambda: _loop(work, buffer),
+        finish=lambda: _finish(work, buffer),
+    )
 
 
 @settled_heap()
 def _loop(work: _Work, buffer: CommitBuffer) -> None:
-    policy, provenance = retry_policy(work.config), _provenance(work)
+    policy = retry_policy(work.config)
+    provenance = mask_provenance(work.config, work.run, work.summary.generation)
     for task in work.tasks():
         outcome = run_partition(work.driver, work.shared, task, provenance, policy, output=OUTPUT, plans=False)
-        _take(work.summary, outcome)
+        count_outcome(work.summary, outcome)
         buffer.take(outcome.rows)
         if buffer.full:
             policy.call(buffer.flush)
             work.summary.masks_written = buffer.masks_written
         work.report(work.summary)
-
-
-def _take(summary: GenerationSummary, outcome: PartitionOutcome) -> None:
-    made = outcome.counts.get("chips", 0)
-    summary.retried += outcome.retried
-    summary.chips_made += made
-    summary.chips_failed += outcome.chips - made if outcome.failed else outcome.counts["failed"]
-    summary.partitions_failed += outcome.failed
-    for verdict in summary.masks:
-        summary.masks[verdict] += outcome.counts.get(verdict, 0)
 
 
 def _finish(work: _Work, buffer: CommitBuffer) -> None:
@@ -217,19 +182,6 @@ def _finish(work: _Work, buffer: CommitBuffer) -> None:
     work.summary.masks_retired, _ = policy.call(lambda: generations.retire_late(work.config.store))
     if buffer.masks_written:
         lance_io.refresh_indexes(work.config.store, "masks")
-
-
-def _provenance(work: _Work) -> Provenance:
-    return Provenance(
-        run_id=work.run.run_id,
-        build_config=work.config.build_config,
-        recipes=dict(work.run.recipes),
-        mask_backend=work.config.mask_backend,
-        label_catalog=work.config.catalog,
-        label_snapshot=None,
-        margin_share=work.config.margin_share,
-        generation=work.summary.generation,
-    )
 
 
 def _described(config: BuildConfig, shared: Mapping[str, Any], today: StageRecipes) -> Run:

@@ -72,8 +72,8 @@ def fit_candidate(store: str, generation: int, settings: GateSettings) -> Path:
     """
     # the table beside it is made again for every fit
     written_at = _written_at(lance_io.open_table(store, promotion.TABLE))
-    name = promotion.candidate_table(store, generation)
     try:
+        name = promotion.candidate_table(store, generation)
         return fit_model(store, settings, table=name, written_at=written_at)
     finally:
         promotion.drop_candidate_table(store, generation)

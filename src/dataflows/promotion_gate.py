@@ -128,10 +128,12 @@ def run_gate(
         NoGoldError: no test row holds gold or reviewed truth.
         PromotionError: the generation has no candidates, or its chips changed since.
         ConfigError: a file is no checkpoint of this project, or a setting is refused.
+        StoreNotWritableError: the report, or the store, cannot be written.
     """
     start, store, settings = time.monotonic(), config.build.store, gate_settings(config)
     wanted = promotion.candidates_of(store, generation, ["uuid"])
     truth_rows(store)
+    folder = _folder(settings)
     scores = [_scores(checkpoint, store, settings) for checkpoint in (current_checkpoint, candidate_checkpoint)]
     cells = scores[0]["split_cell"].to_numpy()
     current, candidate = (_counts(table) for table in scores)
@@ -159,8 +161,10 @@ def run_gate(
         report.tag = tag or f"generation-{generation}"
         report.receipt = promotion.promote(store, generation, report.tag)
     report.seconds = time.monotonic() - start
-    report.path = str(_written(report, Path(settings.out)))
+    path = folder / f"generation-{generation}-{report.run_id}.json"
+    report.path = str(path)
     run.record(store, "done", report.counts())
+    _write(report, path)
     return report
 
 
@@ -248,12 +252,22 @@ def _run(config: DiscoveryConfig, report: GateReport) -> Run:
     )
 
 
-def _written(report: GateReport, folder: Path) -> Path:
-    path = folder / f"generation-{report.generation}-{report.run_id}.json"
-    report.path = str(path)
+def _folder(settings: GateSettings) -> Path:
+    """Folder of the reports, made where there is none: one that cannot be is refused before anything is promoted."""
+    folder = Path(settings.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_report(folder, error) from error
+    return folder
+
+
+def _write(report: GateReport, path: Path) -> None:
+    try:
         path.write_text(json.dumps(report.counts(), indent=1) + "\n")
     except OSError as error:
-        raise StoreNotWritableError(f"the gate's report cannot be written to {path}: {error}") from error
-    return path
+        raise _no_report(path, error) from error
+
+
+def _no_report(path: Path, error: OSError) -> StoreNotWritableError:
+    return StoreNotWritableError(f"the gate's report cannot be written to {path}: {error}")

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,29 @@ import pyarrow.compute as pc
 import shapely
 
 from dataflows.discovery_config import DiscoveryConfig
+from dataflows.guarded_run import guarded
 from dataflows.run_summary import FlowSummary
 from dataflows.work_shares import run_lease_id
 from store import lance_io, leases
 from store.catalogue_place import place_of, redacted
 from store.code_hash import stage_code
-from store.ducklake_write_back import LAKE_COLUMNS, ROWS, write_detections
+from store.ducklake_detections import LAKE_COLUMNS, ROWS
+from store.ducklake_write_back import WriteBackReceipt, write_detections
 from store.evidence import newest_search
 from store.leases import Holder
 from store.lineage import Run, table_versions
 from store.mask_runs import mark_killed
 from store.places import is_remote
 from store.sql import literal
-from utils.errors import AegirError, ConfigError, SearchError
-from utils.failures import interrupted
+from utils.errors import ConfigError, SearchError
 
 FLOW = "write-back"
 VERDICTS = ("accept", "review", "reject", "unverifiable")
+_CODE = (
+    "dataflows.write_back:judged_rows",
+    "dataflows.write_back:rejected_elsewhere",
+    "store.ducklake_write_back:write_detections",
+)
 _DETECTION = (
     "detection_id", "outline", "verdict", "confidence", "score", "area_m2", "acquired_at", "scene_ids", "match",
     "label_id", "reasons", "search_id", "model_id", "model", "run_id", "created_at", "validation_recipe",
@@ -62,7 +67,9 @@ class WriteBackSummary(FlowSummary):
     withdrawn: int = 0
     """Rows, of those updated, whose detection is gone or no longer judged."""
     superseded: int = 0
-    """Rows, of those inserted or updated, whose object a newer search has found again."""
+    """Rows, of those inserted or updated, whose object a newer search has found again, and accepted or rejected."""
+    overruled: int = 0
+    """Rows, of those superseded, whose object the newer search rejected."""
     snapshot_before: int | None = None
     """Newest snapshot before."""
     snapshot: int | None = None
@@ -105,32 +112,33 @@ def run_write_back(
         judged=len(rows),
     )
     mark_killed(store, FLOW, run_lease_id)
-    run.record(store, "running")
     holder = Holder(run_id=run.run_id, lease_s=config.build.lease_s)
     leases.claim(store, holder, [run_lease_id(run.run_id)])
-    try:
+    run.record(store, "running")
+
+    def write() -> None:
         receipt = write_detections(
             catalog,
             config.write_back_table,
-            rows,
+            pa.concat_tables([rows, rejected_elsewhere(store, search)]),
             search_id=search,
             store=_place(store),
             verdicts=tuple(verdicts),
             run_id=run.run_id,
         )
-    except BaseException as error:
-        summary.status = "interrupted" if interrupted(error) else "failed"
-        run.settle(store, summary.status, summary.counts())
-        raise
-    finally:
-        with suppress(AegirError):
-            leases.release(store, holder)
-    summary.snapshot_before, summary.snapshot = receipt.snapshot_before, receipt.snapshot_after
-    for name in ("inserted", "updated", "unchanged", "withdrawn", "superseded"):
-        setattr(summary, name, getattr(receipt, name))
-    summary.status, summary.seconds = "done", time.monotonic() - start
+        _take(summary, receipt)
+
+    guarded(config.build, run, holder, summary, work=write)
+    summary.seconds = time.monotonic() - start
     run.settle(store, summary.status, summary.counts())
     return summary
+
+
+def _take(summary: WriteBackSummary, receipt: WriteBackReceipt) -> None:
+    summary.snapshot_before, summary.snapshot = receipt.snapshot_before, receipt.snapshot_after
+    for name in ("inserted", "updated", "unchanged", "withdrawn", "superseded", "overruled"):
+        setattr(summary, name, getattr(receipt, name))
+    summary.status = "done"
 
 
 def judged_rows(store: str, search_id: str) -> tuple[pa.Table, int]:
@@ -145,9 +153,23 @@ def judged_rows(store: str, search_id: str) -> tuple[pa.Table, int]:
     if not len(judged) and (len(found) or not _was_run(store, search_id)):
         why = f"none of its {len(found)} detections was judged" if len(found) else "nothing is known of it"
         raise SearchError(f"search {search_id}: {why}; run `python -m dataflows discover`, then `validate`")
+    return _rows(store, judged), len(found)
+
+
+def rejected_elsewhere(store: str, search_id: str) -> pa.Table:
+    """Rejected detections of the store's other searches as the lake takes them (``ROWS``), by id.
+
+    They are what takes accepted rows out of force: those of a newer search that found the object again, and those
+    whose own row is accepted in the lake from before.
+    """
+    where = f"search_id <> {literal(search_id)} AND verdict = 'reject'"
+    return _rows(store, lance_io.scan(store, "detections", list(_DETECTION), where).sort_by("detection_id"))
+
+
+def _rows(store: str, judged: pa.Table) -> pa.Table:
     evidence = _evidence(store, judged)
     rows = [_row(row, evidence.get(row["detection_id"], {}), _place(store)) for row in judged.to_pylist()]
-    return pa.Table.from_pylist(rows, schema=ROWS), len(found)
+    return pa.Table.from_pylist(rows, schema=ROWS)
 
 
 def _row(detection: Mapping[str, Any], evidence: Mapping[str, Any], store: str) -> dict[str, Any]:
@@ -216,7 +238,7 @@ def _described(config: DiscoveryConfig, catalog: str, search_id: str, verdicts: 
         build_config=config.build.build_config,
         config=asdict(config),
         recipes={},
-        code={FLOW: stage_code(["dataflows.write_back:judged_rows", "store.ducklake_write_back:write_detections"])},
+        code={FLOW: stage_code(list(_CODE))},
         inputs={
             "catalog": _lake_place(catalog),
             "table": config.write_back_table,

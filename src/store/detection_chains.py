@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from store import lance_io
 from store.chains import Moment, Reference, found_rows, run_row, scenes_of
-from store.ducklake_write_back import lake_row
+from store.ducklake_detections import lake_row
 from store.fingerprint import digest
 from store.promotion import candidate_name
 from store.schemas import EVIDENCE
@@ -112,22 +112,32 @@ def lake_state(uri: str | Path, detection: Mapping[str, Any]) -> dict[str, Any]:
         ``unknown``: why the lake cannot be asked, else None.
     """
     nothing = {"catalog": None, "table": None, "snapshot": None, "row": None, "written_run_id": None, "unknown": None}
-    runs = lance_io.scan(uri, "runs", ["run_id", "started_at"], "flow = 'write-back'").to_pylist()
-    for known in sorted(runs, key=lambda row: row["started_at"], reverse=True):
-        run = run_row(uri, known["run_id"])
-        inputs = (run["inputs"] or {}) if run else {}
-        if inputs.get("search_id") != detection["search_id"]:
-            continue
+    own, others = _write_backs(uri, detection["search_id"])
+    for number, inputs in enumerate([*own[:1], *others]):
         state = nothing | {"catalog": inputs["catalog"], "table": inputs["table"]}
         try:
             row = lake_row(inputs["catalog"], inputs["table"], detection["detection_id"])
         except (CatalogNotFoundError, LabelError) as error:
-            return state | {"unknown": str(error)}
-        if row is None:
+            row, state = None, state | {"unknown": str(error)}
+        if row is not None:
+            snapshot = row.pop("snapshot")
+            return state | {"snapshot": snapshot, "row": row, "written_run_id": row["written_run_id"]}
+        if own and number == 0:
             return state
-        snapshot = row.pop("snapshot")
-        return state | {"snapshot": snapshot, "row": row, "written_run_id": row["written_run_id"]}
     return nothing
+
+
+def _write_backs(uri: str | Path, search_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Inputs of the write-backs of a search, and those of others, each newest first; not of those that were refused.
+
+    A rejected detection may have come into the lake with another search.
+    """
+    where = "flow = 'write-back' AND status <> 'failed'"
+    runs = lance_io.scan(uri, "runs", ["run_id", "started_at"], where).sort_by([("started_at", "descending")])
+    told = [(run_row(uri, run_id) or {}).get("inputs") or {} for run_id in runs["run_id"].to_pylist()]
+    own = [inputs for inputs in told if inputs.get("search_id") == search_id]
+    places = {(inputs["catalog"], inputs["table"]): inputs for inputs in reversed(told) if inputs not in own}
+    return own, list(reversed(places.values()))
 
 
 def _chips(uri: str | Path, moment: Moment, detection_id: str) -> list[dict[str, Any]]:

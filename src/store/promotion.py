@@ -3,6 +3,7 @@
 What a generation would put there is in the table ``candidates``; only columns that change with a mask are written.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,8 @@ def candidate_table(uri: str | Path, generation: int) -> str:
         if clone.version <= main.version + 1 and clone.version > main.version and not len(_left(clone, wanted)):
             return name
         drop_candidate_table(uri, generation)
+    # chips that changed are refused before there is a table that keeps the store from being cleaned
+    _left(main, wanted)
     lance_io.check_writable(uri)
     place = lance_io.table_uri(uri, name)
     try:
@@ -163,9 +166,14 @@ def promote(uri: str | Path, generation: int, tag: str) -> PromotionReceipt:
     if done.rows:
         # what others committed between the tag and the rewrite is not what a rollback takes away
         _pin(uri, tag_before(tag), {tag_before(tag): seen}, seen)
+        # nor is what they commit from here on
+        _pin(uri, tag, known, done.version)
         lance_io.refresh_indexes(uri, TABLE)
-    if done.rows or tag not in known:
-        _pin(uri, tag, known)
+    elif tag not in known:
+        # of a call that was killed, or that ran beside this one; or promoted under another name: nothing to take back
+        for name in (tag_before(tag), tag):
+            with suppress(TagError):
+                tags.create_tag(uri, TABLE, name, seen)
     now = {found.tag: found.version for found in tags.list_tags(uri, TABLE)}
     return PromotionReceipt(
         generation=generation,
@@ -299,8 +307,8 @@ def _check_tag(uri: str | Path, wanted: pa.Table, known: dict[str, int], tag: st
         raise TagError(f"{TABLE} has a tag {tag!r} that stands for something else; choose another name")
 
 
-def _pin(uri: str | Path, tag: str, known: dict[str, int], version: int | None = None) -> None:
-    """Point a tag at a version, the newest by default, whether or not it is there; another call may do the same."""
+def _pin(uri: str | Path, tag: str, known: dict[str, int], version: int) -> None:
+    """Point a tag at a version, whether or not it is there; another call may do the same."""
     try:
         (tags.move_tag if tag in known else tags.create_tag)(uri, TABLE, tag, version)
     except TagError:

@@ -12,7 +12,7 @@ import pytest
 
 from dataflows.flywheel import CLOSING, EACH, FIRST
 from store import ducklake, lance_io
-from store.ducklake_write_back import adopt_files
+from store.ducklake_files import adopt_files
 from store.rounds import read_rounds
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import shapely
 import torch
 import yaml
 
-from dataflows import drivers
+from dataflows import drivers, write_back
 from dataflows.__main__ import EXIT_REFUSED, main
 from dataflows.discovery_config import load
 from dataflows.write_back import run_write_back
@@ -22,7 +22,7 @@ from store.detection_chains import training_rows
 from store.lineage import Run
 from support import judged_search, mini_region
 from support.judged_search import detection, detection_id, finding, stored
-from utils.errors import ConfigError, LakeWriteError, SearchError
+from utils.errors import ConfigError, LakeWriteError, SearchError, StoreNotWritableError
 
 TABLE = "pv_detections"
 
@@ -118,6 +118,43 @@ def test_a_newer_search_has_the_object_in_force(region):
     }
 
 
+def test_a_newer_rejection_and_a_second_judgement_leave_nothing_in_force(region):
+    old, other = detection("a", 9.81, 47.85), detection("b", 9.82, 47.85)
+    stored(region.store, [old, other])
+    region.write()
+    newer = detection("a", 9.81001, 47.85, search="search-2", hours=1, verdict="reject")
+    # b is judged again, in its own search
+    stored(region.store, [newer, other | {"verdict": "reject"}])
+    told = region.write()
+    assert (told["search_id"], told["inserted"], told["updated"], told["overruled"]) == ("search-2", 1, 2, 1)
+    assert region.lake("detection_id, verdict, superseded_by") == sorted(
+        [
+            (detection_id("a"), "accept", detection_id("a", "search-2")),
+            (detection_id("a", "search-2"), "reject", None),
+            (detection_id("b"), "reject", None),
+        ]
+    )
+    assert region.write()["snapshot"] == told["snapshot"] == region.snapshot()
+    region.write("--search", "search-1")
+    assert region.snapshot() == told["snapshot"]
+    text = region.main("explain", detection_id("a"), "--store", region.store)
+    assert f"accept, found again as {detection_id('a', 'search-2')} (reject)" in text
+
+
+def test_explain_of_a_write_back_that_was_refused_and_of_a_row_another_search_brought(region):
+    stored(region.store, [detection("a", 9.81, 47.85, search="search-2", hours=1, verdict="reject")])
+    with ducklake.connect(region.catalog) as connection:
+        [table] = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name='lake'").fetchone()
+    rejected = detection_id("a", "search-2")
+    region.main("write-back", "--config", region.file, "--set", f"write_back_table={table}", code=EXIT_REFUSED)
+    assert "not written back" in region.main("explain", rejected, "--store", region.store)
+    stored(region.store, [detection("a", 9.81, 47.85)])
+    region.write("--search", "search-1")
+    text = region.main("explain", rejected, "--store", region.store)
+    assert f"table {TABLE} of" in text
+    assert "not written back" not in text
+
+
 def test_what_is_not_judged_is_told_and_not_written(region):
     stored(region.store, [detection("a", 9.81, 47.85), detection("b", 9.82, 47.85, verdict=None)])
     told = region.write(code=3)
@@ -168,6 +205,43 @@ class TestRefusals:
         assert refused.startswith(LakeWriteError.__name__)
         [status] = lance_io.scan(region.store, "runs", ["status"])["status"].to_pylist()
         assert status == "failed"
+
+
+class TestEnds:
+    """How a write-back that does not end well is told."""
+
+    @pytest.fixture
+    def failing(self, region, monkeypatch):
+        stored(region.store, [detection("a", 9.81, 47.85)])
+
+        def fails(error):
+            def write(*_, **__):
+                raise error
+
+            monkeypatch.setattr(write_back, "write_detections", write)
+            return region
+
+        return fails
+
+    def test_an_interrupt(self, failing):
+        region = failing(KeyboardInterrupt())
+        summary = run_write_back(region.config)
+        assert (summary.status, summary.exit_code) == ("interrupted", 130)
+        assert lance_io.scan(region.store, "runs", ["status"])["status"].to_pylist() == ["interrupted"]
+        assert "unknown" in region.main("write-back", "--config", region.file, code=130)
+
+    def test_a_failure_that_cannot_be_recorded(self, failing, monkeypatch):
+        region = failing(LakeWriteError("the disk is full"))
+        record = Run.record
+
+        def full(run, uri, status, *counts):
+            if status != "running":
+                raise StoreNotWritableError("the disk is full here too")
+            record(run, uri, status, *counts)
+
+        monkeypatch.setattr(Run, "record", full)
+        with pytest.raises(LakeWriteError, match="the disk is full"):
+            run_write_back(region.config)
 
 
 @pytest.mark.parametrize("when", ["after", pytest.param("before", marks=pytest.mark.slow)])

@@ -16,7 +16,7 @@ from store import lance_io
 from support.candidate_rows import candidates, rows_of
 from support.training_tables import Chips, write_store
 from training.chip_scores import CHIP_SCORES
-from utils.errors import ConfigError, NoGoldError, PromotionError
+from utils.errors import ConfigError, NoGoldError, PromotionError, StoreNotWritableError
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,23 @@ def test_a_fall_within_the_noise_passes_and_beyond_the_tolerance_does_not(gate):
     assert gate(noisy, other, tolerance=1.0).promoted
     # the same small fall in every cell stands out from the noise
     assert not gate(scores(1000, 200, 200), scores(998, 200, 202)).promoted
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_promotion(gate, tmp_path):
+    (tmp_path / "reports").write_text("no folder")
+    with pytest.raises(StoreNotWritableError, match="report"):
+        gate(scores(80, 20, 40), scores(100, 20, 20))
+    assert generation_of(gate.store) == {0}
+
+
+def test_one_cell_has_no_noise_and_lets_no_fall_through(gate):
+    one = pa.array(np.zeros(8, np.uint64))
+    current, worse = (
+        table.set_column(1, CHIP_SCORES.field("split_cell"), one) for table in (scores(100, 20, 20), scores(99, 20, 21))
+    )
+    report = gate(current, worse)
+    assert (report.cells, report.noise, report.promoted) == (1, {"iou": 0.0, "f1": 0.0}, False)
+    assert gate(worse, current).promoted
 
 
 def test_models_that_find_nothing_promote_nothing(gate):

@@ -14,8 +14,10 @@ import shapely
 
 from store import ducklake
 from store import ducklake_write_back as back
+from store.ducklake_detections import ROWS, lake_row
+from store.ducklake_files import adopt_files
 from support.postgres import new_database
-from utils.errors import CatalogBusyError, CatalogNotFoundError, LakeWriteError
+from utils.errors import CatalogBusyError, CatalogNotFoundError, LabelTableError, LakeWriteError
 
 EARLY = datetime(2026, 1, 1, tzinfo=UTC)
 TABLE = "pv_detections"
@@ -36,7 +38,7 @@ def told(detection_id, place=0.0, *, verdict="accept", search="s1", age=0, **cha
 
 def written(catalog, rows, *, search="s1", run_id="run1", verdicts=("accept",), table=TABLE):
     return back.write_detections(
-        catalog, table, pa.Table.from_pylist(rows, schema=back.ROWS), search_id=search, store="here",
+        catalog, table, pa.Table.from_pylist(rows, schema=ROWS), search_id=search, store="here",
         verdicts=verdicts, run_id=run_id,
     )  # fmt: skip
 
@@ -111,18 +113,91 @@ def test_an_object_of_two_searches_has_one_row_in_force_whichever_is_written_fir
     written(catalog, [told("third", 1.1, search="s3", age=2)], search="s3")
     assert in_lake(catalog)[:3] == wanted
     # without the newer one, the older is in force again
-    written(catalog, [told("new", 0.2, search="s2", age=1, verdict="reject")], search="s2")
+    written(catalog, [], search="s2")
     assert ("old", "accept", None) in in_lake(catalog)
+
+
+def in_force(catalog):
+    return [row[0] for row in in_lake(catalog) if row[1:] == ("accept", None)]
+
+
+@either
+def test_a_newer_rejection_takes_the_older_row_out_of_force(catalog):
+    first = written(catalog, [told("old"), told("alone", 7)])
+    newer = told("new", 0.2, search="s2", age=1, verdict="reject")
+    second = written(catalog, [newer, told("nothing", 20, search="s2", verdict="reject", age=1)], search="s2")
+    assert (second.inserted, second.updated, second.superseded, second.overruled) == (1, 1, 1, 1)
+    assert second.snapshot_after == first.snapshot_after + 1
+    assert in_lake(catalog) == [("alone", "accept", None), ("new", "reject", None), ("old", "accept", "new")]
+    assert ("old", "accept", None) in in_lake(catalog, version=first.snapshot_after)
+    again = written(catalog, [newer], search="s2", run_id="run2")
+    assert (again.snapshot_after, again.unchanged) == (second.snapshot_after, 1)
+    assert lake_row(catalog, TABLE, "old")["superseding_verdict"] == "reject"
+    # the older search, written again, does not bring it back
+    assert written(catalog, [told("old"), told("alone", 7)]).updated == 0
+    # a newer search still, which accepts it, does
+    third = written(catalog, [told("third", 0.1, search="s3", age=2)], search="s3")
+    assert (third.superseded, third.overruled) == (2, 0)
+    assert in_force(catalog) == ["alone", "third"]
+    assert lake_row(catalog, TABLE, "old")["superseding_verdict"] == "accept"
+
+
+def test_a_rejection_counts_whichever_search_is_written_first(catalog):
+    newer = told("new", 0.2, search="s2", age=1, verdict="reject")
+    assert written(catalog, [newer], search="s2").inserted == 0
+    # the store's rejections come along with every search
+    receipt = written(catalog, [told("old"), newer])
+    assert (receipt.inserted, receipt.overruled) == (2, 1)
+    assert in_force(catalog) == []
+    assert written(catalog, [told("old"), newer]).snapshot_after == receipt.snapshot_after
+
+
+def test_a_row_rejudged_in_another_search_goes_with_the_next_write(catalog):
+    written(catalog, [told("old"), told("kept", 7)])
+    receipt = written(catalog, [told("far", 30, search="s2", age=1), told("old", verdict="reject")], search="s2")
+    assert (receipt.inserted, receipt.updated, receipt.overruled) == (1, 1, 0)
+    assert in_lake(catalog) == [("far", "accept", None), ("kept", "accept", None), ("old", "reject", None)]
+
+
+def test_a_row_of_another_store_is_not_rejudged(catalog):
+    written(catalog, [told("old")])
+    there = told("old", verdict="reject", store="elsewhere")
+    pa_rows = pa.Table.from_pylist([there], schema=ROWS)
+    back.write_detections(catalog, TABLE, pa_rows, search_id="s2", store="elsewhere", verdicts=("accept",), run_id="r")
+    assert in_force(catalog) == ["old"]
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"verdict": "review"},
+        {"verdict": "unverifiable"},
+        {"verdict": "reject", "age": -1},
+        {"verdict": "reject", "search": "s1"},
+        {"verdict": "reject", "geometry": shapely.to_wkb(shapely.box(0, 0, 0.3, 1))},
+        {"verdict": "reject", "geometry": shapely.to_wkb(shapely.box(-3, -3, 4, 4))},
+        {"verdict": "reject", "geometry": shapely.to_wkb(shapely.box(0.6, 0, 1.6, 1))},
+    ],
+    ids=["review", "unverifiable", "older", "same search", "a part", "a heap", "a neighbour"],
+)
+def test_what_does_not_reject_the_object_leaves_it_in_force(catalog, newer):
+    written(catalog, [told("old")])
+    row = told("new", **({"search": "s2", "age": 1} | newer))
+    rows = [row, told("old")] if row["search_id"] == "s1" else [row]
+    assert written(catalog, rows, search=row["search_id"]).updated == 0
+    assert in_force(catalog) == ["old"]
 
 
 def test_the_snapshot_says_who_wrote_and_a_row_says_which_snapshot(catalog):
     first = written(catalog, [told("a")])
     second = written(catalog, [told("a"), told("b", 5)], run_id="run2")
-    row = back.lake_row(catalog, TABLE, "a")
+    row = lake_row(catalog, TABLE, "a")
     assert (row["snapshot"], row["written_run_id"], row["scene_ids"]) == (first.snapshot_after, "run1", ["a", "b"])
-    assert back.lake_row(catalog, TABLE, "b")["snapshot"] == second.snapshot_after
-    assert back.lake_row(catalog, TABLE, "c") is None
-    assert back.lake_row(catalog, "other", "a") is None
+    assert lake_row(catalog, TABLE, "b")["snapshot"] == second.snapshot_after
+    assert lake_row(catalog, TABLE, "c") is None
+    assert lake_row(catalog, "other", "a") is None
+    with pytest.raises(LabelTableError, match=r"pv_labels.*other columns"):
+        lake_row(catalog, "pv_labels", "a")
     with ducklake.connect(catalog) as connection:
         [(extra,)] = connection.execute(
             "SELECT commit_extra_info FROM ducklake_snapshots('lake') WHERE snapshot_id = ?", [second.snapshot_after]
@@ -182,7 +257,7 @@ class TestRefusals:
         copy = str(place) if ":" not in catalog else f"sqlite:{place}"
         with pytest.raises(LakeWriteError, match="adopt-files"):
             written(copy, [told("a"), told("b", 5)])
-        assert back.adopt_files(copy) == tmp_path / "copy" / "files"
+        assert adopt_files(copy) == tmp_path / "copy" / "files"
         assert written(copy, [told("a"), told("b", 5)]).inserted == 1
         assert [row[0] for row in in_lake(copy)] == ["a", "b"]
         assert [row[0] for row in in_lake(catalog)] == ["a"]
@@ -210,31 +285,56 @@ def test_a_catalogue_another_process_holds_is_busy_and_not_lost(tmp_path, monkey
     assert written(place, [told("a")]).inserted == 1
 
 
+def new_catalog(server, tmp_path, request):
+    catalog = str(tmp_path / "catalog.ducklake")
+    if server:
+        catalog = f"postgres:{new_database(request.getfixturevalue('postgres_server'))}"
+    ducklake.connect(catalog, data_path=tmp_path / "files", create=True).close()
+    return catalog
+
+
+def at_once(calls, function):
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=function, args=arguments) for arguments in calls]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0] * len(calls)
+
+
 def _write_some(catalog, start, run_id):
-    rows = [told(f"d{n}", n * 3.0) for n in range(start, start + 20)]
+    rows = [told(f"d{n}", n * 3.0, search=f"s{start}") for n in range(start, start + 20)]
     written(catalog, rows, run_id=run_id, search=f"s{start}")
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["file", "postgres"])
 def test_two_writers_at_once_double_nothing(server, tmp_path, request):
     """Both write twenty detections, ten of which are the same."""
-    catalog = str(tmp_path / "catalog.ducklake")
-    if server:
-        catalog = f"postgres:{new_database(request.getfixturevalue('postgres_server'))}"
-    ducklake.connect(catalog, data_path=tmp_path / "files", create=True).close()
-    spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=_write_some, args=(catalog, start, f"r{start}")) for start in (0, 10)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(120)
-    assert [writer.exitcode for writer in writers] == [0, 0]
+    catalog = new_catalog(server, tmp_path, request)
+    at_once([(catalog, start, f"r{start}") for start in (0, 10)], _write_some)
     ids = [row[0] for row in in_lake(catalog)]
     assert len(ids) == len(set(ids)) == 30
+
+
+def _reject_all(catalog, search, age):
+    rows = [told(f"{search}-{n}", n * 3.0, search=search, age=age, verdict="reject") for n in range(10)]
+    written(catalog, rows, search=search, run_id=search)
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["file", "postgres"])
+def test_two_writers_at_once_reject_the_same_rows_once(server, tmp_path, request):
+    catalog = new_catalog(server, tmp_path, request)
+    written(catalog, [told(f"d{n}", n * 3.0) for n in range(10)])
+    at_once([(catalog, "s2", 1), (catalog, "s3", 2)], _reject_all)
+    rows = in_lake(catalog)
+    assert len(rows) == len({row[0] for row in rows}) >= 20
+    assert in_force(catalog) == []
+    assert {by for name, _, by in rows if name.startswith("d")} == {f"s3-{n}" for n in range(10)}
 
 
 def test_the_adopted_folder_must_be_there(catalog, tmp_path):
     shutil.rmtree(tmp_path / "lake" / "files", ignore_errors=True)
     with pytest.raises(LakeWriteError, match="no folder"):
-        back.adopt_files(catalog)
+        adopt_files(catalog)
     assert Path(tmp_path / "lake").exists()

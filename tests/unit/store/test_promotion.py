@@ -141,6 +141,50 @@ def test_a_candidate_table_follows_the_table_it_stands_beside(store):
     assert lance_io.open_table(store, "training_data").to_table(columns=["vhr_image_chip"]).num_rows == 20
 
 
+def test_a_generation_whose_chips_are_gone_leaves_no_table_and_no_tag(store):
+    lance_io.delete(store, "training_data", [row["uuid"] for row in rows_of(store) if row["split"] == "train"][:3])
+    for attempt in (lambda: promotion.candidate_table(store, 3), lambda: promotion.promote(store, 3, "round")):
+        with pytest.raises(PromotionError, match="3 chips are not in the table any more"):
+            attempt()
+    assert promotion.candidate_name(3) not in lance_io.table_names(store)
+    assert tags.list_tags(store, "training_data") == []
+
+
+def test_a_rollback_takes_back_what_its_promotion_wrote_alone(store, monkeypatch):
+    """Another promotion commits while the first one brings its indexes up to date."""
+    refresh, others = lance_io.refresh_indexes, iter([4])
+    rows = lance_io.scan(store, "candidates", ["candidate_id", "uuid"], "generation = 3").to_pylist()
+    candidates(store, 4)
+    for number, first in ((3, 0), (4, 6)):
+        uuids = {row["uuid"] for row in sorted(rows, key=lambda row: row["uuid"])[first : first + 6]}
+        gone = [f"{row['uuid']}|{number}" for row in rows if row["uuid"] not in uuids]
+        lance_io.delete(store, "candidates", gone)
+
+    def beside(uri, table):
+        for number in others:
+            promotion.promote(uri, number, "four")
+        refresh(uri, table)
+
+    monkeypatch.setattr(lance_io, "refresh_indexes", beside)
+    assert promotion.promote(store, 3, "three").rows == 6
+    assert {row["generation"] for row in rows_of(store)} == {0, 3, 4}
+    assert promotion.rollback(store, "three").rows == 6
+    assert {row["generation"] for row in rows_of(store)} == {0, 4}
+    assert promotion.rollback(store, "three").rows == 0
+    assert promotion.promote(store, 3, "three").rows == 6
+    assert promotion.rollback(store, "three").rows == 6
+    assert promotion.rollback(store, "four").rows == 6
+    assert {row["generation"] for row in rows_of(store)} == {0}
+
+
+def test_a_second_name_for_a_promotion_says_what_it_restores(store):
+    first = promotion.promote(store, 3, "round")
+    again = promotion.promote(store, 3, "again")
+    assert (again.rows, again.chips) == (0, 12)
+    assert again.version >= first.version
+    assert promotion.rollback(store, "again").rows == 0
+
+
 def test_columns_that_do_not_fit_are_refused(store):
     uuid = rows_of(store)[0]["uuid"]
     with pytest.raises(SchemaError, match="no column nothing"):
