@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,6 @@ from dataflows.validation_config import ValidationRules
 from dataflows.validation_evidence import SPECTRAL_RULES, VISUAL_RULES
 from dataflows.validation_imagery import Reads
 from store.imagery.local import LocalImagery
-from store.vectors import read_features
 from support.detection_rows import detection_rows
 from utils.evidence import Finding
 from utils.geo import reproject
@@ -39,7 +39,7 @@ def msi_pixels(folders: list[Path], root: Path) -> tuple[Pixels, list[dict]]:
     """Scenes named where they are, through items."""
     items = []
     for folder in folders:
-        pattern, day, classified = next(told for name, told in SIZES.items() if str(folder).endswith(name))
+        pattern, day, classified = next(facts for name, facts in SIZES.items() if str(folder).endswith(name))
         names = {band: folder / pattern.format(band, band.replace("B0", "B")) for band in S2_L2A_BANDS}
         names |= {"SCL": folder / "SCL.tif"} if classified else {}
         with rasterio.open(names["B04"]) as raster:
@@ -58,8 +58,14 @@ def msi_pixels(folders: list[Path], root: Path) -> tuple[Pixels, list[dict]]:
     return Pixels(source=LocalImagery(root=root, kind="msi", index=None), bands=S2_L2A_BANDS), items
 
 
+def told(rows: pa.Table, **inputs: Any) -> dict[str, Any]:
+    """Inputs of the flow, where the detections are all that the search found."""
+    outlines = shapely.from_wkb(rows["outline"].to_numpy(zero_copy_only=False))
+    return {"detections": rows, "search_outlines": shapely.STRtree(outlines)} | inputs
+
+
 def spectral_findings(rows: pa.Table, pixels: Pixels, **settings) -> dict[str, dict[str, Finding]]:
-    inputs = {"detections": rows, "msi_pixels": pixels, "rules": ValidationRules(**settings)}
+    inputs = told(rows, msi_pixels=pixels, rules=ValidationRules(**settings))
     return build_driver("validate").execute(list(SPECTRAL_RULES), inputs=inputs, overrides={"vhr_reads": Reads()})
 
 
@@ -75,7 +81,7 @@ def test_a_desert_holds_neither_plants_nor_water_nor_modules(real_data: Path, tm
     pixels, [item] = msi_pixels([real_data / "s2_l2a_cog_stac" / "S2A_29RKH_20200219_0_L2A"], tmp_path)
     rows = detection_rows(squares(item, 60, 400.0), acquired_at=datetime(2020, 3, 1, tzinfo=UTC))
     found = spectral_findings(rows, pixels)
-    clear = [one for one, told in found["cloud_cover"].items() if told.verdict == "neutral"]
+    clear = [one for one, finding in found["cloud_cover"].items() if finding.verdict == "neutral"]
     clouded = [one for one in found["cloud_cover"] if one not in clear]
     print(f"{len(clear)} of {len(rows)} clear")
     assert len(clear) >= 10
@@ -98,7 +104,7 @@ def test_two_dates_of_the_punjab(real_data: Path, tmp_path: Path) -> None:
     corners = [(60, 60), (100, 140), (180, 90)]
     shapes = [box(*(transform @ (col, row + 20)), *(transform @ (col + 20, row))) for row, col in corners]
     rows = detection_rows(shapes, acquired_at=datetime(2020, 6, 10, tzinfo=UTC))
-    inputs = {"detections": rows, "msi_pixels": pixels, "rules": ValidationRules()}
+    inputs = told(rows, msi_pixels=pixels, rules=ValidationRules())
     seen = build_driver("validate").execute(["msi_observations"], inputs=inputs, overrides={"vhr_reads": Reads()})
     for number, (row, col) in enumerate(corners):
         dates = seen["msi_observations"][f"d{number}"]
@@ -110,9 +116,9 @@ def test_two_dates_of_the_punjab(real_data: Path, tmp_path: Path) -> None:
         inside = dict(zip(dates[0].bands, dates[0].inside, strict=True))
         found = (inside["B08"] - inside["B04"]) / (inside["B08"] + inside["B04"])
         assert found == pytest.approx(ndvi, abs=0.02)
-    told = spectral_findings(rows, pixels)
-    print({rule: [round(one.value or 0, 2) for one in by_id.values()] for rule, by_id in told.items()})
-    assert all(one.verdict != "abstain" for one in told["spectral_persistence"].values())
+    found = spectral_findings(rows, pixels)
+    print({rule: [round(one.value or 0, 2) for one in by_id.values()] for rule, by_id in found.items()})
+    assert all(one.verdict != "abstain" for one in found["spectral_persistence"].values())
 
 
 def rank_auc(values: list[float], is_pv: list[bool]) -> float:
@@ -126,7 +132,8 @@ def test_roofs_of_geneva(real_data: Path) -> None:
     folder = real_data / "geneva_swissimage_pv"
     source = LocalImagery(root=folder / "images_geotiff", kind="vhr", index=None, acquired_at="2015-06-01", crs=LV03)
     tiles = reproject(shapely.from_wkb(source.scenes()["footprint"].to_numpy(zero_copy_only=False)), 4326, LV03)
-    arrays = [shape for _, shape in read_features(folder / "pv_polygons_epsg21781.geojson") if shape.area > 8]
+    polygons = shapely.from_geojson((folder / "pv_polygons_epsg21781.geojson").read_text())
+    arrays = [shapely.make_valid(shape) for shape in polygons.geoms if shape.area > 8]
     known, others = shapely.union_all(arrays).buffer(1), []
     for shape in arrays:
         moved = (affinity.translate(shape, dx, dy) for dx in range(-30, 31, 10) for dy in range(-30, 31, 10))
@@ -136,7 +143,7 @@ def test_roofs_of_geneva(real_data: Path) -> None:
     shapes = [shapely.make_valid(shape) for shape in reproject(np.array(inside + others, object), LV03, 4326)]
     rows = detection_rows(shapes, acquired_at=datetime(2015, 6, 1, tzinfo=UTC), gsd_m=0.25)
     pixels = Pixels(source=source, bands=RGB_BANDS)
-    inputs = {"detections": rows, "vhr_pixels": pixels, "msi_pixels": None, "rules": ValidationRules()}
+    inputs = told(rows, vhr_pixels=pixels, msi_pixels=None, rules=ValidationRules())
     found = build_driver("validate").execute([*VISUAL_RULES, "readable"], inputs=inputs)
     ids = [one for one in rows["detection_id"].to_pylist() if one in set(found["readable"])]
     is_pv = [int(one[1:]) < len(inside) for one in ids]

@@ -73,3 +73,23 @@ def test_missing_and_binary_files(tmp_path):
         read_features(tmp_path / "b")
     with pytest.raises(ConfigError, match="IsADirectoryError"):
         read_features(tmp_path)
+
+
+def test_outlines_that_cross_themselves_are_made_valid_and_others_left_as_they_are(tmp_path):
+    bow = {"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0], [0, 1], [0, 0]]]}
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]]}
+    (_, crossed), (_, plain) = read_features(write(tmp_path, feature(bow), feature(square)))
+    assert crossed.is_valid
+    assert crossed.area == 0.5
+    assert shapely.equals_exact(plain, shapely.geometry.shape(square), 0)
+
+
+def test_metres_are_no_degrees(tmp_path):
+    place = {"type": "Point", "coordinates": [500_000.0, 5_200_000.0]}
+    with pytest.raises(ConfigError, match=r"500000, 5\.2e\+06.*no longitudes and latitudes"):
+        read_features(write(tmp_path, feature(place)))
+
+
+def test_an_empty_outline_is_no_error(tmp_path):
+    [(_, shape)] = read_features(write(tmp_path, feature({"type": "Polygon", "coordinates": []})))
+    assert shape.is_empty
