@@ -22,7 +22,7 @@ from dataflows.config import BuildConfig
 from dataflows.discovery_config import DiscoveryConfig
 from dataflows.generation_loop import recorded_with_number
 from dataflows.guarded_run import guarded
-from dataflows.mask_run import count_outcome, mask_buffer, mask_provenance
+from dataflows.mask_run import count_outcome, mask_provenance, row_buffer
 from dataflows.memory import most_chips, raster_cache_bytes, settled_heap
 from dataflows.outcome_loop import retry_policy
 from dataflows.partition_task import partition_tasks, run_partition
@@ -136,7 +136,7 @@ class _Work:
 
     def run_all(self) -> None:
         """Make what is pending; an interrupt leaves what is done committed."""
-        buffer = mask_buffer(self.build, self.run, self.plan.planned_at)
+        buffer = row_buffer(self.build, self.run, self.plan.planned_at)
         buffer.fail(self.plan.failures)
         guarded(
             self.build,

@@ -13,7 +13,7 @@ from dataflows.build_plan import MADE_ONCE
 from dataflows.config import BuildConfig
 from dataflows.generation_plan import GenerationPlan, plan_generation
 from dataflows.guarded_run import guarded
-from dataflows.mask_run import count_outcome, mask_buffer, mask_provenance
+from dataflows.mask_run import count_outcome, mask_provenance, row_buffer
 from dataflows.memory import most_chips, raster_cache_bytes, settled_heap
 from dataflows.outcome_loop import retry_policy
 from dataflows.partition_task import PartitionTask, partition_tasks, run_partition
@@ -148,7 +148,7 @@ class _Work:
 
 
 def _run(work: _Work) -> None:
-    buffer = mask_buffer(work.config, work.run, work.plan.planned_at)
+    buffer = row_buffer(work.config, work.run, work.plan.planned_at)
     buffer.fail(work.plan.failures)
     guarded(
         work.config,

@@ -12,8 +12,8 @@ from store.commit_buffer import CommitBuffer
 from store.lineage import Run
 
 
-def mask_buffer(config: BuildConfig, run: Run, planned_at: datetime) -> CommitBuffer:
-    """Buffer of a run that makes masks from what the store held at ``planned_at``."""
+def row_buffer(config: BuildConfig, run: Run, planned_at: datetime) -> CommitBuffer:
+    """Buffer of a run that makes chips and masks from what the store held at ``planned_at``."""
     return CommitBuffer(
         config.store,
         config.profile,

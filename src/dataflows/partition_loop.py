@@ -21,12 +21,12 @@ from dataflows.config import BuildConfig
 from dataflows.engines import EngineOptions, WorkerSpec
 from dataflows.engines.base import WORKERS_OWN
 from dataflows.lance_writer import Provenance
-from dataflows.memory import most_chips, raster_cache_bytes, waiting_bytes
+from dataflows.mask_run import row_buffer
+from dataflows.memory import most_chips, raster_cache_bytes
 from dataflows.outcome_loop import INDEXED, OutcomeLoop, Progress, retry_policy
 from dataflows.run_summary import RunSummary
 from dataflows.work_shares import WorkShares, run_lease_id
 from store import fragments, lance_io, leases, rasters
-from store.commit_buffer import CommitBuffer
 from store.dataset_manifests import DatasetManifest, manifest_table, manifests_of, read_manifests
 from store.lineage import Run
 from store.schemas import SPLITS
@@ -87,7 +87,7 @@ def _planned_and_run(config: BuildConfig, driver: Driver, asked: _Asked, report:
     build = _planned(config, driver, asked)
     manifests = _manifests(config, build)
     run = described_run(config, build, driver, manifests)
-    buffer = _buffer(config, build, run)
+    buffer = row_buffer(config, run, build.planned_at)
     met = buffer.known(build.failures)
     news = [failure for failure, known in zip(build.failures, met, strict=True) if asked.retry_errors or not known]
     summary = _started(config, build, run, new_failures=len(news))
@@ -150,18 +150,6 @@ def _planned(config: BuildConfig, driver: Driver, asked: _Asked) -> BuildPlan:
         # another first run chose the rule meanwhile
         build = plan(config, driver, since_snapshot=asked.since_snapshot, **options)
     return build
-
-
-def _buffer(config: BuildConfig, build: BuildPlan, run: Run) -> CommitBuffer:
-    return CommitBuffer(
-        config.store,
-        config.profile,
-        run_id=run.run_id,
-        build_config=config.build_config,
-        commit_every=config.commit_every,
-        most_bytes=waiting_bytes(config),
-        planned_at=build.planned_at,
-    )
 
 
 def _ended(summary: RunSummary, start: float, report: Progress) -> RunSummary:

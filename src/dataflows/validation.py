@@ -2,20 +2,21 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import pyarrow as pa
 
 from dataflows._evidence_rows import rows_of
 from dataflows._validation_verdicts import decide
-from dataflows._validation_work import Progress, ValidationWork, prepared
+from dataflows._validation_work import FLOW, Progress, ValidationWork, prepared
 from dataflows.discovery_config import DiscoveryConfig
+from dataflows.guarded_run import guarded
 from dataflows.validation_evidence import RULES
 from dataflows.validation_summary import ValidationSummary
-from store import evidence
-from utils.errors import AegirError
+from dataflows.work_shares import run_lease_id
+from store import evidence, leases
+from store.leases import Holder
+from store.mask_runs import mark_killed
 from utils.evidence import Finding
-from utils.failures import interrupted
 
 __all__ = ["ValidationSummary", "run_validation"]
 
@@ -41,20 +42,18 @@ def run_validation(
     """
     start, report = time.monotonic(), progress or (lambda _: None)
     work = prepared(config, search_id or evidence.newest_search(config.store), report)
-    summary = work.summary
+    summary, holder = work.summary, Holder(run_id=work.run.run_id, lease_s=config.build.lease_s)
     report(summary)
+    mark_killed(work.store, FLOW, run_lease_id)
+    leases.claim(work.store, holder, [run_lease_id(work.run.run_id)])
     work.run.record(work.store, "running")
-    try:
+
+    def judge() -> None:
         _measure(work)
         decide(work)
         summary.status = "failed" if summary.failed else "done"
-    except BaseException as error:
-        if not interrupted(error):
-            # what cannot be stored ends the run; the record of it may fail for the same reason
-            with suppress(AegirError):
-                work.run.record(work.store, "failed", summary.counts())
-            raise
-        summary.status = "interrupted"
+
+    guarded(config.build, work.run, holder, summary, work=judge)
     summary.seconds = time.monotonic() - start
     work.run.settle(work.store, summary.status, summary.counts())
     report(summary)

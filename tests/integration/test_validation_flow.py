@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,6 +172,41 @@ def test_a_run_that_was_stopped_goes_on(
     summary = run_validation(config)
     assert summary.exit_code == 0
     assert summary.skipped == calls[0] // len(RULES) > 0
+    assert verdicts(config) == verdicts(judged[0])
+    assert len(lance_io.scan(store, "evidence", ["evidence_id"])) == summary.detections * len(RULES)
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_told_to_be_one_and_the_next_ends_as_it_would_have(
+    sample_root: Path, tmp_path: Path, judged
+) -> None:
+    store = tmp_path / "store"
+    lance_io.write(store, "detections", found_in(sample_root)[0])
+    config = settings(sample_root, store)
+    code = f"""
+        import os, signal
+        from dataflows import discovery_config, validation
+        validation._COMMIT_ROWS = 1
+        write, calls = validation.evidence.write_evidence, []
+        def killed(uri, rows):
+            calls.append(write(uri, rows))
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return calls[-1]
+        validation.evidence.write_evidence = killed
+        config = discovery_config.load(
+            {str(sample_root / "discover.yaml")!r}, store={str(store)!r}, out={config.out!r},
+            validation={dict(config.validation)!r},
+        )
+        validation.run_validation(config)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert lance_io.scan(store, "runs", ["status"])["status"].to_pylist() == ["running"]
+    summary = run_validation(config)
+    assert (summary.exit_code, summary.skipped > 0) == (0, True)
+    statuses = lance_io.scan(store, "runs", ["status"], "flow = 'validate'")["status"].to_pylist()
+    assert sorted(statuses) == ["done", "killed"]
     assert verdicts(config) == verdicts(judged[0])
     assert len(lance_io.scan(store, "evidence", ["evidence_id"])) == summary.detections * len(RULES)
 
