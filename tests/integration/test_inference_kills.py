@@ -79,7 +79,7 @@ def test_a_kill_while_the_raster_is_assembled_leaves_the_old_one(expected, tmp_p
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom support import killed_search\n"
         "from store import _probability_cog\n"
-        "_probability_cog.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "_probability_cog._check_whole = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "killed_search.search(Path(sys.argv[1]))\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
