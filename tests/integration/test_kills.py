@@ -79,6 +79,7 @@ def test_an_interrupt_while_the_end_is_written(scenario, tmp_path):
         [kill_at(case, manner, "write runs > MergeInsertBuilder.execute", "before", 2)]
         for manner in ("SIGTERM", "Ctrl-C", "Ctrl-C twice")
     ]
+    attacks.append([kill_at(case, "SIGTERM", "Run.record > write runs", "after", 2)])
     judged(case, attacked(case, attacks, tmp_path))
 
 

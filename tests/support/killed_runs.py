@@ -177,7 +177,7 @@ def _unharmed(run: RunProcess, kill: Kill | Stop, code: int) -> bool:
     """Whether the run was through before a signal reached it: it came from outside, or while the end was written."""
     left = any("left" in event and event["code"] != 130 for event in run.events)
     # a run that is through writes how it ended in spite of one interrupt, and ends as if there had been none
-    settling = isinstance(kill, Kill) and kill.point.what.partition(" > ")[0] == "write runs" and kill.point.nth > 1
+    settling = isinstance(kill, Kill) and "write runs" in kill.point.what.split(" > ") and kill.point.nth > 1
     return (isinstance(kill, Stop) or settling) and left and code in (0, 3)
 
 
